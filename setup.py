@@ -1,0 +1,12 @@
+"Joins pyproject.toml (who the project is) with settings.ini (what it needs, by role)."
+from configparser import ConfigParser
+from pathlib import Path
+
+from setuptools import setup
+
+ini = ConfigParser(delimiters=['='])
+# read_string, unlike read, fails where the file is missing
+ini.read_string((Path(__file__).parent / 'settings.ini').read_text(encoding='utf-8'))
+role = {k.removesuffix('requirements').rstrip('_'): v.split() for k, v in ini['DEFAULT'].items()}
+setup(install_requires=role[''],
+      extras_require={'course': role['course'], 'docs': role['docs'], 'dev': role['course'] + role['dev']})
