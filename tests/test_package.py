@@ -1,0 +1,145 @@
+"The modules as users import them: in a fresh process, outside nbs/."
+import ast, builtins, dis, importlib, inspect, json, re, sys
+from dataclasses import is_dataclass
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+from common import run
+from fastai.callback.core import event
+from fastcore.docments import docments
+
+import cnn_tricks
+
+FOLDER = Path(cnn_tricks.__file__).parent
+SOURCES = {p.stem: p.read_text(encoding='utf-8') for p in sorted(FOLDER.glob('*.py')) if not p.stem.startswith('_')}
+PARTS = [name for name in SOURCES if name != 'all']  # `all` only gathers the others
+
+
+def fresh(code, tmp_path):
+    "What `code` prints as JSON, run in a new process elsewhere."
+    return json.loads(run(sys.executable, '-c', 'import json, sys\n' + code, cwd=tmp_path).splitlines()[-1])
+
+
+def exported(name) -> list:
+    "The names in `__all__` of the module `name`."
+    found = [ast.literal_eval(n.value) for n in ast.parse(SOURCES[name]).body
+             if isinstance(n, ast.Assign) and getattr(n.targets[0], 'id', '') == '__all__']
+    return found[0] if found else []
+
+
+def imports_of(name) -> set:
+    "The package's own modules that the module `name` imports anywhere."
+    nodes, found = ast.walk(ast.parse(SOURCES[name])), set()
+    for n in nodes:
+        if isinstance(n, ast.Import): found |= {a.name for a in n.names}
+        if isinstance(n, ast.ImportFrom):
+            base = 'cnn_tricks.' * (n.level > 0) + (n.module or '')
+            found |= {base} | {f'{base.rstrip(".")}.{a.name}' for a in n.names}
+    found = {f.split('.')[1] for f in found if f.startswith('cnn_tricks.')}
+    return found & set(SOURCES)
+
+
+def lesson_number(name) -> int:
+    "The number of the notebook that exports the module `name`, from its header."
+    found = re.search(r'File to edit: \.\./nbs/(\d+)_\w+\.ipynb', SOURCES[name])
+    assert found, f'{name}.py comes from no lesson'
+    return int(found[1])
+
+
+def test_package_alone_is_light(tmp_path):
+    loaded = fresh('import cnn_tricks; print(json.dumps(sorted(sys.modules)))', tmp_path)
+    heavy = {'torch', 'fastai', 'fastcore', 'numpy', 'pandas', 'matplotlib', 'scipy', 'PIL', 'rich'}
+    assert sorted(heavy & set(loaded)) == []
+
+
+@pytest.mark.parametrize('name', SOURCES)
+def test_module_alone(name, tmp_path):
+    code = f'import cnn_tricks.{name} as m; from cnn_tricks.{name} import *\n' \
+           'torch = sys.modules.get("torch"); print(json.dumps([m.__file__, torch and torch.cuda.is_initialized()]))'
+    file, cuda = fresh(code, tmp_path)
+    assert Path(file) == FOLDER/f'{name}.py' and not cuda
+
+
+def test_imports_change_no_settings(tmp_path):
+    code = '''
+import fastai.vision.all, matplotlib, numpy, os, random, torch, warnings
+def state():
+    return dict(
+        rc=dict(matplotlib.rcParams), backend=matplotlib.get_backend(), environ=dict(os.environ), folder=os.getcwd(),
+        path=sys.path, filters=warnings.filters, printing=numpy.get_printoptions(), threads=torch.get_num_threads(),
+        interop=torch.get_num_interop_threads(), dtype=torch.get_default_dtype(), grad=torch.is_grad_enabled(),
+        deterministic=torch.are_deterministic_algorithms_enabled(), cudnn=torch.backends.cudnn.benchmark,
+        torch_random=torch.get_rng_state().tolist(), random=random.getstate(),
+        numpy_random=numpy.random.get_state()[1].tolist())
+before = {k: repr(v) for k, v in state().items()}
+''' + ''.join(f'import cnn_tricks.{name}\n' for name in SOURCES) + \
+        'print(json.dumps([k for k, v in state().items() if repr(v) != before[k]]))'
+    assert fresh(code, tmp_path) == []
+
+
+@pytest.mark.parametrize('name', PARTS)
+def test_names_used_exist(name):
+    "Every global that any function reads is there: an import left in the notebook fails here."
+    module = importlib.import_module(f'cnn_tricks.{name}')
+    todo, missing = [compile(SOURCES[name], name, 'exec')], set()
+    while todo:
+        code = todo.pop()
+        todo += [c for c in code.co_consts if inspect.iscode(c)]
+        local = {i.argval for i in dis.get_instructions(code) if i.opname == 'STORE_NAME'}
+        used = {i.argval for i in dis.get_instructions(code) if i.opname in ('LOAD_GLOBAL', 'LOAD_NAME')}
+        missing |= {n for n in used - local if not hasattr(module, n) and not hasattr(builtins, n)}
+    assert not missing - {'__class__', '__annotations__', '__conditional_annotations__', '__qualname__', '__module__'}
+
+
+def undocumented(obj, name, owner=None) -> list:
+    """What is missing on the function, or the class with its public methods, called `name`.
+    Methods named after fastai's events, and those that a base class has too, are explained there."""
+    if inspect.isclass(obj):
+        made = {'__init__'} if is_dataclass(obj) else set()  # from fields, which have types
+        own = {k: v.fget if isinstance(v, property) else getattr(v, '__func__', v) for k, v in vars(obj).items()
+               if (k == '__init__' or not k.startswith('_')) and k not in made}
+        bad = [] if vars(obj).get('__doc__') else [f'{name}: no docstring']
+        return sum((undocumented(v, f'{name}.{k}', obj) for k, v in own.items() if inspect.isfunction(v)), bad)
+    init = name.endswith('.__init__')
+    if owner and not init and (obj.__name__ in vars(event) or hasattr(super(owner, owner), obj.__name__)): return []
+    bad = [] if inspect.getdoc(obj) or init else [f'{name}: no docstring']
+    notes = docments(obj, full=True, returns=False)
+    for p in inspect.signature(obj).parameters.values():
+        if p.name in ('self', 'cls'): continue
+        note = notes.get(p.name) or {}
+        if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) or note.get('docment') or p.annotation is not p.empty: continue
+        bad.append(f'{name}: parameter {p.name} has neither comment nor type')
+    return bad
+
+
+@pytest.mark.parametrize('name', PARTS)
+def test_public_names_are_documented(name):
+    module = importlib.import_module(f'cnn_tricks.{name}')
+    assert inspect.getdoc(module)
+    objects = [(n, inspect.unwrap(getattr(module, n))) for n in exported(name)]
+    ours = [(n, o) for n, o in objects if inspect.isclass(o) or inspect.isfunction(o)]
+    missing = sum((undocumented(o, n) for n, o in ours), [])
+    assert not missing, '\n'.join(missing)
+
+
+def test_modules_are_short():
+    assert not {n: s.count('\n') for n, s in SOURCES.items() if s.count('\n') >= 250}
+
+
+def test_imports_follow_the_lessons():
+    "The course's own modules stand outside: anyone may import them, and they import nothing else of the package."
+    number = {n: lesson_number(n) for n in PARTS}
+    course = {n for n in PARTS if number[n] == number['course']}
+    graph = {n: imports_of(n) for n in PARTS}
+    list(TopologicalSorter(graph).static_order())  # raises CycleError
+    assert not {n: graph[n] - course for n in course if graph[n] - course}
+    ahead = [f'{n} imports {m}' for n in graph for m in graph[n] - course if number[m] > number[n]]
+    assert not ahead, '\n'.join(ahead)
+
+
+def test_no_name_is_exported_twice():
+    owners = {}
+    for name in PARTS:
+        for public in exported(name): owners.setdefault(public, []).append(name)
+    assert owners and not {k: v for k, v in owners.items() if len(v) > 1}

@@ -1,0 +1,52 @@
+"scripts/save_outputs.py, by which every lesson gets its outputs and its time."
+import json
+
+import nbformat
+import pytest
+import save_outputs  # on the path through the top conftest.py
+from nbformat.v4 import new_code_cell, new_notebook, new_output
+
+PASTED = [new_output('stream', text='pasted')]
+
+
+def save(tmp_path, monkeypatch, *cells, cell_timeout=20):
+    "Save a notebook of `cells` and read it back, with the times noted beside it."
+    path = tmp_path/'00_toy.ipynb'
+    monkeypatch.setattr(save_outputs, 'TIMES', tmp_path/'times.json')
+    nbformat.write(new_notebook(cells=cells), path)
+    monkeypatch.chdir(tmp_path)
+    save_outputs.save(path, cell_timeout)
+    times = json.loads((tmp_path/'times.json').read_text())
+    return nbformat.read(path, as_version=4).cells, json.loads(path.read_text()), times
+
+
+def test_outputs_are_saved_without_noise(tmp_path, monkeypatch):
+    cells = [
+        new_code_cell('import sys\nfrom IPython.display import HTML, display'),
+        new_code_cell('print("kept"); print("noise", file=sys.stderr); display(HTML("<progress value=1></progress>"))'),
+        new_code_cell('1 + 1', metadata={'tags': ['nbval-ignore-output'], 'jupyter': {'source_hidden': True}, 'x': 1}),
+        new_code_cell('3;'),
+        new_code_cell('"last time"'),
+        new_code_cell('#| eval: false\n1/0', metadata={'tags': ['mine']}, outputs=PASTED)]
+    sentences = iter(['last time', 'this time'])
+    monkeypatch.setattr(save_outputs, '_recorded_time', lambda stem: next(sentences))
+    got, raw, times = save(tmp_path, monkeypatch, *cells)
+    assert [len(c.outputs) for c in got] == [0, 1, 1, 0, 1, 0]
+    assert got[1].outputs[0].text == 'kept\n' and got[2].outputs[0].data['text/plain'] == '2'
+    assert got[2].metadata == {'tags': ['nbval-ignore-output'], 'jupyter': {'source_hidden': True}}
+    assert got[4].outputs[0].data['text/plain'] == "'this time'"
+    assert got[5].metadata == {'tags': ['mine']}
+    assert {c.execution_count for c in got} == {None} and [c.id for c in got] == [c.id for c in cells]
+    assert raw['cells'][0]['source'] == ['import sys\n', 'from IPython.display import HTML, display']
+    time = times['00_toy']
+    assert time['seconds'] > 0 and time.keys() == {'seconds', 'cores', 'threads', 'torch', 'python', 'date'}
+
+
+@pytest.mark.parametrize('source, reason', [
+    ('def f(): raise ValueError("boo")\nf()', 'ValueError: boo'), ('while True: pass', 'not done after 2 s'),
+    ('import os; os._exit(1)', 'the kernel died')])
+def test_failure_names_the_cell_and_saves_nothing(source, reason, tmp_path, monkeypatch):
+    with pytest.raises(SystemExit, match=r'00_toy\.ipynb: cell 1 \(id \w+, nbval: Cell 1\) failed: ' + reason):
+        save(tmp_path, monkeypatch, new_code_cell('1', outputs=PASTED), new_code_cell(source), cell_timeout=2)
+    assert nbformat.read(tmp_path/'00_toy.ipynb', as_version=4).cells[0].outputs == PASTED
+    assert not (tmp_path/'times.json').exists()
