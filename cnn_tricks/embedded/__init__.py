@@ -1,0 +1,1 @@
+"A part of Fashion-MNIST, as data files."
