@@ -1,0 +1,216 @@
+"""The site: built without Quarto in a copy of the project, read as HTML, and opened in a browser."""
+import contextlib, functools, http.server, json, re, runpy, shutil, threading
+from html.parser import HTMLParser
+from urllib.parse import unquote, urlsplit
+
+import pytest
+import yaml
+from build_site import build
+from form import ROOT
+
+make_site = runpy.run_path(str(ROOT/'scripts'/'make_site.py'))
+PAGES = sorted(p.stem for p in (ROOT/'nbs').glob('*.ipynb'))
+MATH = re.compile(r'katex', re.I)  # the stand-in's own way to show formulas; Quarto writes MathML into the page
+
+
+# the pages that follow from the list of lessons
+
+def test_generated_pages_are_in_step():
+    stale = [p.name for p in make_site['stale'](ROOT/'nbs')]
+    assert not stale, f'out of step: {", ".join(stale)}; run python scripts/make_site.py'
+
+
+def copy_notebooks(folder):
+    for p in (ROOT/'nbs').glob('*.ipynb'): shutil.copy2(p, folder)
+
+
+def test_new_lesson_appears_by_itself(tmp_path):
+    "One file more, and nothing else: it stands in the sidebar and on the page of its part."
+    copy_notebooks(tmp_path)
+    cells = [dict(cell_type='markdown', source='# A trick nobody planned\n> It is here.')]
+    (tmp_path/'19_unplanned.ipynb').write_text(json.dumps(dict(cells=cells)))
+    texts = {p.name: t for p, t in make_site['wanted'](tmp_path).items()}
+    contents = yaml.safe_load(texts['sidebar.yml'])['website']['sidebar']['contents']
+    part = next(c for c in contents if c.get('section', '').startswith('1 '))
+    assert dict(href='19_unplanned.ipynb', text='19 A trick nobody planned') in part['contents']
+    assert all(t in texts['part_1.ipynb'] for t in ('[19 A trick nobody planned](19_unplanned.ipynb)', 'It is here.'))
+
+
+def test_stale_pages_are_found(tmp_path):
+    copy_notebooks(tmp_path)
+    for p, text in make_site['wanted'](tmp_path).items(): p.write_text(text, encoding='utf-8')
+    assert not make_site['stale'](tmp_path)
+    (tmp_path/'part_2.ipynb').unlink()
+    page = tmp_path/'claims.ipynb'
+    page.write_text(page.read_text(encoding='utf-8').replace('S4-11', 'S4-99'), encoding='utf-8')
+    assert {p.name for p in make_site['stale'](tmp_path)} == {'part_2.ipynb', 'claims.ipynb'}
+
+
+def test_sidebar_names_every_page():
+    "Each notebook is reached from the sidebar, once, and what the sidebar names is there."
+    links = re.findall(r'href: (\S+)\.ipynb', (ROOT/'nbs'/'sidebar.yml').read_text(encoding='utf-8'))
+    assert sorted(links) == PAGES
+
+
+def test_look_is_set_once():
+    "nbs/_quarto.yml is a link to the one at the top, which asks for MathML, two themes, and files that are there."
+    link = ROOT/'nbs'/'_quarto.yml'
+    assert link.is_symlink() and link.resolve() == ROOT/'_quarto.yml'
+    config = yaml.safe_load(link.read_text(encoding='utf-8'))
+    html = config['format']['html']
+    assert html['html-math-method'] == 'mathml' and set(html['theme']) == {'light', 'dark'}
+    themes = [t[1] for t in html['theme'].values()]
+    files = [html['css'], *config['metadata-files'], config['website']['favicon'], *themes]
+    assert all((ROOT/'nbs'/f).exists() for f in files)
+    for t in themes: assert '$web-font-path: false;' in (ROOT/'nbs'/t).read_text(encoding='utf-8')
+
+
+# the pages as HTML
+
+class Page(HTMLParser):
+    "What a page links to, the places in it, and its pictures."
+
+    def __init__(self, path):
+        super().__init__()
+        self.links, self.ids, self.sources, self.images, self.text = [], [], [], [], ''
+        self.feed(path.read_text(encoding='utf-8'))
+
+    def handle_starttag(self, tag, attrs):
+        a = dict(attrs)
+        if 'id' in a: self.ids.append(a['id'])
+        if tag == 'a' and a.get('href'): self.links.append(a['href'])
+        if tag in ('script', 'img') and a.get('src'): self.sources.append(a['src'])
+        if tag == 'link' and a.get('href') and a.get('rel') in ('stylesheet', 'icon'): self.sources.append(a['href'])
+        if tag == 'img': self.images.append(a)
+
+    def handle_data(self, data): self.text += data
+
+
+def problems(site) -> list:
+    "Links, anchors and pictures of a built site that lead nowhere or say nothing."
+    pages, found = {p.name: Page(p) for p in sorted(site.glob('*.html'))}, []
+    for name, page in pages.items():
+        for link in page.links + page.sources:
+            parts = urlsplit(link)
+            if parts.scheme or parts.netloc:
+                if link in page.sources and parts.scheme != 'data' and not MATH.search(link):
+                    found.append(f'{name}: loads {link}')
+                continue
+            target = unquote(parts.path).lstrip('/') or name
+            if not (site/target).exists(): found.append(f'{name}: {link} leads nowhere')
+            elif parts.fragment and target in pages and unquote(parts.fragment) not in pages[target].ids:
+                found.append(f'{name}: {link}: no such place in the page')
+        for image in page.images:
+            if not (image.get('alt') or '').strip():
+                found.append(f'{name}: a picture without alt text: {image.get("src", "")[:50]}')
+        twice = sorted({i for i in page.ids if page.ids.count(i) > 1})
+        found += [f'{name}: two places are called {i!r}' for i in twice]
+        found += [f'{name}: links to a notebook: {l}' for l in page.links if '.ipynb' in l and not urlsplit(l).scheme]
+    return found
+
+
+@pytest.fixture(scope='module')
+def site(tmp_path_factory): return build(tmp_path_factory.mktemp('site')/'copy')
+
+
+def test_every_notebook_is_a_page(site):
+    assert {p.stem for p in site.glob('*.html')} == set(PAGES)
+
+
+def test_links_anchors_and_pictures(site):
+    found = problems(site)
+    assert not found, '\n'.join(found)
+
+
+def test_problems_are_found(site, tmp_path):
+    "The check above sees a broken link, a missing anchor, a picture without words, and what comes from elsewhere."
+    shutil.copytree(site, tmp_path/'site')
+    page = tmp_path/'site'/'claims.html'
+    bad = ('<a href="nowhere.html">x</a><a href="index.html#nothing">x</a><img src="styles.css">'
+           '<script src="https://example.org/x.js"></script>')
+    page.write_text(page.read_text(encoding='utf-8').replace('</body>', bad + '</body>'), encoding='utf-8')
+    found = ' '.join(problems(tmp_path/'site'))
+    for says in 'nowhere.html leads nowhere', '#nothing: no such', 'without alt text', 'loads https://example.org':
+        assert says in found
+
+
+def test_pages_show_their_parts(site):
+    "What a reader must find, on pages of each kind."
+    text = {n: Page(site/f'{n}.html').text for n in ('index', 'part_1', 'claims', 'tricks', '05_course')}
+    assert 'cnn_tricks train' in text['index'] and '0 Foundations' in text['index']
+    assert '15 Resolution' in text['part_1'] and 'S3-4' in text['claims'] and 'flip_shift' in text['tricks']
+    assert 'Not yet: that is the sum' in re.sub(r'\s+', ' ', text['05_course'])
+
+
+# the pages in a browser
+
+@contextlib.contextmanager
+def served(folder):
+    "The address of a server of `folder` on this machine."
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args): pass
+    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), functools.partial(Quiet, directory=folder))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try: yield f'http://127.0.0.1:{server.server_port}'
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def look(browser, address, mode='light', width=1280):
+    "Open a page; its console errors and failed requests (but those for formulas), and what the page says of itself."
+    context = browser.new_context(viewport=dict(width=width, height=900), color_scheme=mode)
+    page, errors = context.new_page(), []
+    def note(what, text, where=''):
+        if not re.search('katex|renderMathInElement', f'{text} {where}'): errors.append(f'{what}: {text}')
+    page.on('pageerror', lambda e: note('error', e))
+    page.on('requestfailed', lambda r: note('failed', r.url))
+    page.on('response', lambda r: note(r.status, r.url) if r.status >= 400 else None)
+    page.on('console', lambda m: note('console', m.text, m.location) if m.type == 'error' else None)
+    page.goto(address, wait_until='load')
+    state = page.evaluate('''() => {
+        const style = getComputedStyle(document.body), root = document.documentElement;
+        const brightness = c => c.match(/[0-9.]+/g).slice(0, 3).reduce((a, b) => a + +b, 0) / 3;
+        return {title: document.querySelector('h1').innerText,
+                paper: brightness(style.backgroundColor), ink: brightness(style.color),
+                broken: [...document.images].filter(i => !i.naturalWidth).map(i => i.src.slice(0, 80)),
+                wide: root.scrollWidth - root.clientWidth}}''')
+    context.close()
+    return errors, state
+
+
+@pytest.mark.parametrize('name', PAGES)
+def test_page_opens(site, browser, name):
+    "No error, no picture missing, nothing wider than the window, in light and in dark."
+    with served(site) as address:
+        for mode in 'light', 'dark':
+            errors, state = look(browser, f'{address}/{name}.html', mode)
+            assert not errors and not state['broken'], (errors, state['broken'])
+            assert state['title'] and state['wide'] <= 0
+            light = state['paper'] > state['ink']
+            assert light == (mode == 'light') and abs(state['paper'] - state['ink']) > 100, f'{mode}: {state}'
+
+
+def test_narrow_window(site, browser):
+    "On a telephone nothing hangs over the edge."
+    with served(site) as address:
+        for name in 'index', 'claims', 'part_1', '05_course':
+            assert look(browser, f'{address}/{name}.html', width=390)[1]['wide'] <= 0, name
+
+
+def test_browser_sees_errors(site, browser, tmp_path):
+    "The check of the pages notices a script that fails and a picture that is not there."
+    (tmp_path/'bad.html').write_text('<h1>x</h1><script>throw Error("no")</script><img src="gone.png" alt="x">')
+    with served(tmp_path) as address: errors, state = look(browser, f'{address}/bad.html')
+    assert any('no' in e for e in errors) and any('404' in e and 'gone.png' in e for e in errors) and state['broken']
+
+
+def test_sidebar_leads_to_the_lessons(site, browser):
+    "A reader who clicks in the sidebar gets to the lesson."
+    with served(site) as address:
+        page = browser.new_page(viewport=dict(width=1280, height=900))
+        page.goto(f'{address}/index.html')
+        page.click('#quarto-sidebar >> text=01 ')
+        page.wait_for_url('**/01_cnn.html')
+        assert page.locator('h1').first.is_visible()
+        page.close()
