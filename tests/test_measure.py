@@ -1,0 +1,483 @@
+"Comparisons, records and costs, as far as lesson 03 does not show them."
+import json, math, os, re, runpy, shutil, sys, warnings
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from common import ROOT
+from fastai.callback.core import Callback
+from scipy import stats
+
+import cnn_tricks
+from cnn_tricks.control import Interrupted
+from cnn_tricks.cost import _joules, _rapl, energy_counters, measure_costs, training_costs
+from cnn_tricks.datasets import embedded
+from cnn_tricks.measure import Arm, Comparison, Ledger, compare, ledger, repeat, seeds_needed
+from cnn_tricks.arms import Run, plan_steps
+from cnn_tricks.recipe import Card, FlipShift, Recipe, Trick, recipes, trick, tricks
+from cnn_tricks.records import code_hash, code_hashes, modules_used, record, recorded
+from cnn_tricks.registry import bounded
+from cnn_tricks.train import train
+
+TINY = Recipe(network='resnet', network_args={'width': 4, 'blocks': [0, 1]}, steps=6, batch_size=16, schedule='one_cycle', lr=0.01)
+CARD = Card('A toy.', 'In tests.', 'Elsewhere.', 'None.', 'None.')
+QUIET = dict(progress=False, device='cpu')
+
+
+@pytest.fixture(scope='module')
+def data(): return embedded().resize(8).subset(160, parts=('train', 'valid', 'test'))
+
+
+@pytest.fixture(scope='module')
+def flips(data): return compare(TINY, FlipShift(), data, (0, 1), **QUIET)
+
+
+@pytest.fixture
+def toys():
+    "Register tricks for one test."
+    names = []
+    def add(name, **hooks):
+        names.append(name)
+        return trick(name, CARD)(type('Toy', (Trick,), hooks))
+    yield add
+    for name in names: tricks.remove(name)
+
+
+def arm(accuracies, name='arm', **kw):
+    return Arm(name, TINY.to_dict(), [Run(i, a, a, steps=6, seconds=1.) for i, a in enumerate(accuracies)], **kw)
+
+
+def against(differences, delta=0.01, base=0.8):
+    return Comparison(arm([base]*len(differences)), arm([base + d for d in differences], 'trick'), delta)
+
+
+# the numbers, against scipy and by simulation
+
+@pytest.mark.parametrize('seed', range(5))
+def test_interval_is_scipys(seed):
+    a, b = np.random.default_rng(seed).uniform(0, 1, (2, 5))
+    c, theirs = Comparison(arm(a), arm(b)), stats.ttest_rel(b, a)
+    assert c.interval == pytest.approx(tuple(theirs.confidence_interval(0.95))) and c.p == pytest.approx(theirs.pvalue)
+    assert c.difference == pytest.approx(b.mean() - a.mean()) and c.sd == pytest.approx((b - a).std(ddof=1))
+
+
+def spread_for(low, high):
+    "Two differences whose 95% interval is (low, high)."
+    half, middle = (high - low)/2, (high + low)/2
+    gap = half/stats.t.ppf(0.975, 1)
+    return middle - gap, middle + gap
+
+
+@pytest.mark.parametrize('low,high,wanted', [
+    (0.002, 0.018, 'helps'), (0.002, 0.0098, 'no difference beyond δ'), (-0.004, 0.009, 'no difference beyond δ'),
+    (-0.002, 0.011, 'undecided'), (-0.018, -0.002, 'hurts'), (-0.0098, -0.001, 'no difference beyond δ'),
+    (-0.03, 0.03, 'undecided'), (0.011, 0.012, 'helps'), (-0.0101, 0.001, 'undecided')])
+def test_verdict(low, high, wanted):
+    c = against(spread_for(low, high))
+    assert c.interval == pytest.approx((low, high), abs=1e-9) and c.verdict == wanted
+
+
+def test_verdict_at_the_borders():
+    assert against([0.01 - 1e-9]*3).verdict == 'no difference beyond δ'  # no spread at all: the interval is a point
+    assert against([0.010001]*3).verdict == 'helps' and against([0.]*3).p == 1
+    one = against([0.5])
+    assert one.verdict == 'undecided' and one.interval == (-math.inf, math.inf) and one.p == 1
+    assert json.loads(one.to_json())['interval'] == [None, None] and 'seeds' not in one.summary()
+
+
+def test_seeds_needed_has_the_power_it_says():
+    rng = np.random.default_rng(0)
+    for sd, delta, power, alpha in ((1, 1, .8, .05), (1, .5, .9, .05), (2, 1, .5, .01)):
+        n = seeds_needed(sd, delta, power, alpha)
+        found = lambda k: (stats.ttest_1samp(rng.normal(delta, sd, (20_000, k)), 0, axis=1).pvalue < alpha).mean()
+        assert found(n) > power - 0.012 and found(n - 1) < power + 0.012
+    assert seeds_needed(3, 0.01) == pytest.approx((2.8016*300)**2, rel=1e-3)  # for many seeds, the normal formula
+
+
+@pytest.mark.parametrize('args,name', [((-1, 1), 'sd=-1'), ((1, 0), 'delta=0'), ((1, math.nan), 'delta=nan'),
+                                       ((1, 1, 0), 'power=0'), ((1, 1, .8, 1), 'alpha=1')])
+def test_seeds_needed_refuses(args, name):
+    with pytest.raises(ValueError, match=name): seeds_needed(*args)
+
+
+# what is run
+
+def test_arms_take_turns_over_the_same_seeds(data, monkeypatch):
+    done = []
+    def note(recipe, data, seed, **kw):
+        done.append((bool(recipe.tricks), seed))
+        return train(recipe, data, seed, **kw)
+    monkeypatch.setattr('cnn_tricks.arms.train', note)
+    c = compare(TINY, FlipShift(), data, (3, 1, 4), **QUIET)
+    assert done == [(False, 3), (True, 3), (True, 1), (False, 1), (False, 4), (True, 4)]
+    assert c.base.seeds == c.trick.seeds == c.seeds == (3, 1, 4) and c.base.steps == c.trick.steps == 6
+    alone = train(TINY + FlipShift(), data, 1, **QUIET)
+    assert c.trick.runs[1].accuracy == alone.accuracy and c.trick.runs[1].steps == alone.steps
+
+
+def test_a_trick_that_does_nothing_makes_no_difference(data, toys):
+    c = compare(TINY, toys('_nothing')(), data, (0, 1, 2), delta=0.001, **QUIET)
+    assert c.differences.tolist() == [0, 0, 0] and c.verdict == 'no difference beyond δ' and c.p == 1
+
+
+def test_whole_recipes_and_names(data, toys):
+    c = compare(recipes['baseline'].replace(steps=2, size=18), TINY.replace(steps=3), data, (0,), **QUIET)
+    assert (c.base.name, c.trick.name) == ('base', 'other') and c.base.steps == c.trick.steps == 2
+    again = compare(TINY, TINY, data, (0,), **QUIET)
+    assert again.trick.name != again.base.name and again.difference == 0
+    assert compare(TINY, FlipShift(pixels=1), data, (0,), **QUIET).trick.name == 'flip_shift(pixels=1)'
+    with pytest.raises(TypeError, match='must be a Trick or a Recipe'): compare(TINY, 'flip_shift', data, **QUIET)
+
+
+def test_budget_and_epochs(data):
+    twice = TINY.replace(batch_size=32)
+    assert plan_steps([TINY.replace(epochs=2), twice], data, 'steps') == ([20, 20], [None, None])
+    assert plan_steps([TINY.replace(epochs=2), twice], data, 'epochs')[0] == [20, 10]
+    c = compare(TINY, twice, data, (0,), budget={'epochs': 1}, equal='epochs', **QUIET)
+    assert (c.base.steps, c.trick.steps, c.equal) == (10, 5, 'epochs')
+    with pytest.raises(ValueError, match="equal='hours'"): compare(TINY, twice, data, equal='hours', **QUIET)
+
+
+@pytest.mark.parametrize('budget', [{'steps': 12}, {'seconds': 0.2}])
+def test_equal_seconds(data, monkeypatch, budget):
+    "Seconds a step are given here, so that the arithmetic can be checked: the trick's step costs 2.5 times as much."
+    monkeypatch.setattr('cnn_tricks.arms._step_seconds', lambda arms, *a: [0.01, 0.025])
+    c = compare(TINY, FlipShift(), data, (0,), budget=budget, equal='seconds', **QUIET)
+    assert c.base.steps == (12 if 'steps' in budget else 20) and c.trick.steps == round(c.base.steps/2.5)
+    assert (c.base.step_seconds, c.trick.step_seconds) == (0.01, 0.025)
+
+
+def test_seconds_a_step_are_measured(data, toys):
+    class Slow(Callback):
+        def after_batch(self):
+            if self.training: torch.randn(300, 300) @ torch.randn(300, 300) @ torch.randn(300, 300)
+    slow = toys('_slow', callbacks=lambda self: [Slow()])
+    c = compare(TINY, slow(), data, (0,), equal='seconds', **QUIET)
+    planned = [a.steps*a.step_seconds for a in (c.base, c.trick)]
+    assert all(a.step_seconds > 0 for a in (c.base, c.trick)) and abs(planned[0] - planned[1]) <= max(a.step_seconds for a in (c.base, c.trick))
+
+
+def test_learning_rates_are_chosen_on_another_seed(data, monkeypatch):
+    tried = []
+    def note(recipe, data, seed, **kw):
+        tried.append((recipe.lr, seed))
+        return train(recipe, data, seed, **kw)
+    monkeypatch.setattr('cnn_tricks.arms.train', note)
+    c = compare(TINY, FlipShift(), data, (5, 7), lrs=(1e-6, 0.01, 0.02), part='test', **QUIET)
+    assert {s for _, s in tried[:6]} == {8} and {s for _, s in tried[6:]} == {5, 7}
+    for a in (c.base, c.trick):
+        assert [lr for lr, _ in a.lrs] == [1e-6, 0.01, 0.02] and a.recipe['lr'] == max(a.lrs, key=lambda t: t[1])[0]
+        assert f"lr {a.recipe['lr']:g} of" in a.notes()[0] and ('edge' in a.notes()[0]) == (a.recipe['lr'] != 0.01)
+
+
+def test_parts(data):
+    with pytest.raises(ValueError, match="part='train'"): compare(TINY, FlipShift(), data, part='train', **QUIET)
+    a = repeat(TINY, data, (0, 1), part='test', **QUIET)
+    res = train(TINY, data, 1, **QUIET)
+    assert a.runs[1].accuracy == res.test() and a.runs[1].valid == res.accuracy and a.part == 'test'
+    assert a.data == {'name': data.name, 'fingerprint': data.fingerprint, 'train': 160, 'valid': 160, 'test': 160}
+    with pytest.raises(ValueError, match='has no valid images'): repeat(TINY, replace(data, valid=data.valid[:0]), **QUIET)
+
+
+@pytest.mark.parametrize('seeds', [(), (0, 0)])
+def test_seeds_are_checked(data, seeds):
+    with pytest.raises(ValueError, match='seeds='): compare(TINY, FlipShift(), data, seeds, **QUIET)
+
+
+def test_delta_is_checked_before_the_runs(data, monkeypatch):
+    monkeypatch.setattr('cnn_tricks.arms.train', None)
+    for delta in (0, -1, 1, math.nan):
+        with pytest.raises(ValueError, match='delta='): compare(TINY, FlipShift(), data, delta=delta, **QUIET)
+        with pytest.raises(ValueError, match='delta='): ledger(TINY, [FlipShift()], data, delta=delta, **QUIET)
+
+
+def test_diverged_run_counts_as_guessing(data):
+    wild = TINY.replace(optimizer='sgd', lr=1e30, schedule='fixed')
+    c = compare(TINY, wild, data, (0, 1), **QUIET)
+    bad = c.trick.runs[0]
+    assert 'loss became' in bad.diverged and bad.seconds is None and not c.base.runs[0].diverged
+    top = data.train.y.bincount().argmax()
+    assert bad.accuracy == pytest.approx((data.valid.y == top).float().mean().item())
+    text = c._repr_markdown_()
+    assert '2 of 2 runs diverged' in text and '| diverged |' in text and math.isnan(c.seconds[1])
+    assert Comparison.from_dict(json.loads(c.to_json())).trick == c.trick
+
+
+def test_stopping_passes_through(data, toys):
+    class Stop(Callback):
+        def after_step(self): os.kill(os.getpid(), 2)
+    halted = toys('_halted', callbacks=lambda self: [Stop()])
+    with pytest.raises(Interrupted): compare(TINY, halted(), data, (0, 1), **QUIET)
+    with pytest.raises(Interrupted): ledger(TINY, [halted()], data, (0, 1), **QUIET)
+
+
+def test_global_random_state_is_left_alone(data):
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    compare(TINY, FlipShift(), data, (0,), equal='seconds', **QUIET)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+# ledger
+
+def test_ledger_shares_the_base_and_lists_refusals(data, toys, monkeypatch):
+    runs = []
+    def note(recipe, data, seed, **kw):
+        runs.append(seed)
+        return train(recipe, data, seed, **kw)
+    monkeypatch.setattr('cnn_tricks.arms.train', note)
+    refuses = toys('_refuses', applies=lambda self, data, machine: 'not on a Sunday')
+    clashes = toys('_clashes', recipe=lambda self, r: r.replace(lr=1.))
+    both = TINY + clashes() + toys('_clashes_too', recipe=lambda self, r: r.replace(lr=2.))()
+    book = ledger(TINY, {'flips': FlipShift(), 'no': refuses(), 'both': both, 'wide': TINY.replace(network_args={'width': 6})},
+                  data, (0, 1), **QUIET)
+    assert len(runs) == 3*2 and [c.trick.name for c in book.comparisons] == ['flips', 'wide']
+    assert book.refused['no'] == 'not on a Sunday' and 'both set lr' in book.refused['both']
+    assert 'not on a Sunday' in book._repr_markdown_() and book['wide'].base is book['flips'].base
+    assert book['flips'].differences.tolist() == compare(TINY, FlipShift(), data, (0, 1), **QUIET).differences.tolist()
+    assert Ledger.from_dict(json.loads(book.to_json())).to_dict() == book.to_dict()
+    with pytest.raises(ValueError, match='not on a Sunday'): compare(TINY, refuses(), data, **QUIET)
+
+
+def test_ledger_names(data):
+    with pytest.raises(ValueError, match='one twice'): ledger(TINY, [FlipShift(), FlipShift()], data, **QUIET)
+    with pytest.raises(ValueError, match="'base' is the base"): ledger(TINY, {'base': FlipShift()}, data, **QUIET)
+
+
+def test_ledger_of_refusals_alone(data, toys, monkeypatch):
+    monkeypatch.setattr('cnn_tricks.arms.train', None)
+    book = ledger(TINY, [toys('_refuses', applies=lambda *a: 'never')()], data, **QUIET)
+    assert not book.comparisons and 'never' in book._repr_markdown_() and Ledger.from_dict(book.to_dict()) == book
+    assert book.plot().figure
+
+
+def test_holm():
+    book = Ledger([Comparison(arm([.5]*4), arm(np.array([.5]*4) + d, n), .01) for n, d in
+                   dict(a=[.1, .11, .1, .11], b=[.1, -.1, .02, .01], c=[.01, .02, .01, .03], d=[0, 0, 0, 0]).items()])
+    raw = {c.trick.name: c.p for c in book.comparisons}
+    order, worst, wanted = sorted(raw, key=raw.get), 0, {}
+    for i, name in enumerate(order):
+        worst = max(worst, (len(order) - i)*raw[name])
+        wanted[name] = min(1, worst)
+    assert book.holm() == pytest.approx(wanted)
+
+
+# how it shows itself
+
+def test_plot_shows_the_numbers(flips):
+    ax = flips.plot()
+    points = [line.get_xdata() for line in ax.lines]
+    assert any(np.allclose(p, 100*flips.differences) for p in points if len(p) == 2)
+    assert any(np.allclose(p, 100*np.array(flips.interval)) for p in points if len(p) == 2)
+    assert 'points' in ax.get_xlabel() and {t.get_text() for t in ax.get_legend().get_texts()} >= {'within ±δ', 'one seed'}
+
+
+def test_display(flips, monkeypatch):
+    shown = []
+    monkeypatch.setattr('IPython.display.display', shown.append)
+    flips._ipython_display_()
+    assert 'flip_shift minus base' in shown[0].data and shown[1].axes
+    import matplotlib.pyplot as plt
+    assert not plt.fignum_exists(shown[1].number)
+
+
+def test_save_and_load(flips, tmp_path):
+    flips.save(tmp_path/'c.json')
+    assert Comparison.load(tmp_path/'c.json') == flips and os.listdir(tmp_path) == ['c.json']
+    assert Recipe.from_dict(flips.trick.recipe).tricks == (FlipShift(),)
+    with pytest.raises(ValueError, match='must be a ledger'): Ledger.load(tmp_path/'c.json')
+
+
+def test_time_to():
+    r = Run(0, .8, .8, 6, 3., [dict(step=3, seconds=1.5, accuracy=.5), dict(step=6, seconds=3., accuracy=.8)])
+    assert (r.time_to(.4), r.time_to(.5), r.time_to(.6), r.time_to(.9)) == (1.5, 1.5, 3., None)
+
+
+# records
+
+@pytest.fixture
+def package(tmp_path):
+    "A copy of the package's modules that a test may edit."
+    folder = tmp_path/'cnn_tricks'
+    shutil.copytree(Path(cnn_tricks.__file__).parent, folder, ignore=lambda d, names: [n for n in names if not n.endswith('.py')])
+    return folder
+
+
+def edit(path, old, new):
+    text = path.read_text(encoding='utf-8')
+    assert old in text
+    path.write_text(text.replace(old, new), encoding='utf-8')
+
+
+def test_documentation_does_not_make_a_record_stale(package):
+    before = code_hashes({'train', 'parts'}, package)
+    for path in package.glob('*.py'):
+        text = path.read_text(encoding='utf-8')
+        path.write_text('"""Another docstring"""\n# a comment\n\n' + text.replace('"""', "'''", 2) + '\n\n# the end\n', encoding='utf-8')
+    edit(package/'parts.py', '"`torch.optim.SGD`, with Nesterov momentum unless told otherwise"', '"Steps downhill"')
+    edit(package/'parts.py', 'lr:float, # learning rate', 'lr, # how far')
+    edit(package/'train.py', '__all__ = [', "__all__ = ['more', ")
+    assert code_hashes({'train', 'parts'}, package) == before
+
+
+@pytest.mark.parametrize('module,old,new', [('parts', 'momentum:float=0.9', 'momentum:float=0.8'), ('control', 's.step += 1', 's.step += 2'),
+                                            ('loaders', 'div_(255)', 'div_(256)'), ('registry', 'class Registry', 'class Register')])
+def test_code_does(package, module, old, new):
+    before = code_hashes({'train', 'parts'}, package)
+    edit(package/f'{module}.py', old, new)
+    after = code_hashes({'train', 'parts'}, package)
+    assert [m for m in before if after[m] != before[m]] == [module]
+
+
+def test_hash_is_the_same_in_every_python():
+    "A value worked out once: syntax trees gain fields with new versions of Python, which must not count."
+    source = 'import os\n@f\nclass A(B, c=1):\n    x: int = 3\n    def g(self, a, *, b: str = "é", **k) -> int:\n' \
+             '        "Doc"\n        return [f"{a:>{b}}" for _ in () if not a] or (lambda: None)\n'
+    assert code_hash(source) == 'cb014409a6be'
+
+
+def test_modules_used(flips, data, toys):
+    used = modules_used(flips)
+    assert used == {'train', 'networks', 'parts', 'recipe'}
+    assert {'loaders', 'cnn', 'registry', 'control'} <= set(code_hashes(used)) and 'measure' not in code_hashes(used)
+    planned = toys('_planned', recipe=lambda self, r: r.replace(optimizer='_toy_sgd'), __module__='cnn_tricks.toy')
+    from cnn_tricks.parts import optimizers, sgd
+    def toy_sgd(params, lr): return sgd(params, lr)
+    toy_sgd.__module__ = 'cnn_tricks.elsewhere'
+    optimizers.register('_toy_sgd', toy_sgd)
+    try: assert modules_used(compare(TINY, planned(), data, (0,), **QUIET)) == used - {'recipe'} | {'toy', 'elsewhere'}
+    finally: optimizers.remove('_toy_sgd')
+
+
+def test_record(flips, data, tmp_path):
+    path = record('flips', flips, tmp_path, made_by='python make.py')
+    kept = recorded('flips', tmp_path)
+    assert path.name == 'flips.json' and os.listdir(tmp_path) == ['flips.json']
+    assert kept.result == flips and kept.verdict == flips.verdict and kept.difference == flips.difference and kept.stale == []
+    text = str(kept.line())
+    assert re.search(r'Recorded on \d{4}-\d\d-\d\d: 2 seeds', text) and data.name in text and 'Stale' not in text
+    d = json.loads(path.read_text(encoding='utf-8'))
+    assert d['result']['base']['data']['fingerprint'] == data.fingerprint and d['versions']['torch'] in torch.__version__
+    with pytest.raises(AttributeError): kept.nonsense
+
+
+def test_stale_record_says_so(flips, tmp_path):
+    path = record('flips', flips, tmp_path, made_by='python make.py')
+    d = json.loads(path.read_text(encoding='utf-8'))
+    d['code'] |= {'train': 'x', 'gone_module': 'y'}
+    path.write_text(json.dumps(d), encoding='utf-8')
+    kept = recorded('flips', tmp_path)
+    assert kept.stale == ['train', 'gone_module']
+    assert '**Stale:**' in kept.line().markdown and '`train`, `gone_module`' in str(kept) and 'python make.py' in str(kept)
+
+
+def test_record_shows_itself(flips, tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr('IPython.display.display', shown.append)
+    record('both', {'a': flips, 'b': flips.base}, tmp_path)
+    kept = recorded('both', tmp_path)
+    kept._ipython_display_()
+    assert 'Recorded on' in str(shown[0]) and shown[1:] == [flips, flips.base] and kept['a'] == flips
+
+
+def test_record_refuses(flips, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no recorded run 'other'.*there are: mine"):
+        record('mine', flips, tmp_path)
+        recorded('other', tmp_path)
+    for name in ('', 'A', '../x', 'a.json'):
+        with pytest.raises(ValueError, match='name='): record(name, flips, tmp_path)
+    with pytest.raises(ValueError, match='no runs'): record('x', flips.base[:0], tmp_path)
+    (tmp_path/'times.json').write_text('{"00_data": {}}')
+    with pytest.raises(ValueError, match='is no recorded run'): recorded('times', tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ['mine.json', 'times.json']
+
+
+def test_a_new_trick_reaches_compare_json_and_table(data, tmp_path, toys):
+    toy = toys('_toy', __annotations__={'p': float}, p=bounded(0.5, ge=0, le=1), recipe=lambda self, r: r.replace(lr=r.lr*self.p))
+    c = compare(TINY, toy(p=0.25), data, (0, 1), **QUIET)
+    assert c.trick.name == '_toy(p=0.25)' and '_toy(p=0.25)' in c.table().markdown
+    record('toy', c, tmp_path)
+    assert Recipe.from_dict(recorded('toy', tmp_path).trick.recipe).tricks == (toy(p=0.25),)
+
+
+# costs
+
+def test_energy_counter_is_read_where_there_is_one(tmp_path):
+    for zone, name, uj in (('intel-rapl:0', 'package-0', 5_000_000), ('intel-rapl:1', 'package-1', 1_000_000),
+                           ('intel-rapl:0:0', 'core', 1), ('intel-rapl:2', 'psys', 9)):
+        (tmp_path/zone).mkdir()
+        for file, value in (('name', name), ('energy_uj', uj), ('max_energy_range_uj', 10_000_000)): (tmp_path/zone/file).write_text(f'{value}\n')
+    assert _rapl(tmp_path) == ({'intel-rapl:0': (5., 10.), 'intel-rapl:1': (1., 10.)}, '')
+    (tmp_path/'intel-rapl:1'/'energy_uj').unlink()
+    found, why = _rapl(tmp_path)
+    assert not found and 'cannot be read' in why and 'no energy counter' in _rapl(tmp_path/'none')[1]
+
+
+def test_energy_between_two_readings():
+    assert _joules({'a': (5., 10.), 'b': (9., 10.)}, {'a': (7., 10.), 'b': (2., 10.)}) == 2 + 3  # b has started anew
+    assert _joules({'a': (5., 10.)}, {}) == 0
+
+
+def test_measured_energy(monkeypatch):
+    readings = iter([({'p': (1., 9.)}, ''), ({'p': (3.5, 9.)}, '')])
+    monkeypatch.setattr('cnn_tricks.cost.energy_counters', lambda: next(readings))
+    spent = measure_costs(lambda: 42)
+    assert spent.energy_joules == 2.5 and spent.result == 42 and 'all else that ran' in spent.notes[0]
+
+
+def test_measured_costs():
+    with measure_costs() as spent: total = sum(i*i for i in range(200_000))
+    assert total and spent.seconds > 0 and spent.cpu_seconds > 0 and spent.peak_bytes > 10_000_000
+    assert (spent.energy_joules is None) == (not energy_counters()[0]) and 'CPU seconds' in spent._repr_markdown_()
+    with pytest.raises(ZeroDivisionError), measure_costs() as failed: 1/0
+    assert failed.seconds >= 0
+
+
+@pytest.mark.skipif(not Path('/proc/self/clear_refs').exists(), reason='only Linux forgets the peak of a process')
+def test_peak_is_that_of_the_block():
+    np.ones(60_000_000)  # larger than what follows, and to be forgotten
+    a, b = measure_costs(lambda: 1).peak_bytes, measure_costs(lambda: np.ones(40_000_000).sum()).peak_bytes
+    assert 250e6 < b - a < 400e6  # 320 MB
+
+
+def test_training_costs_count_the_optimiser(data):
+    n = training_costs(TINY, data).params
+    for name, args, numbers in (('sgd', {}, n), ('sgd', {'momentum': 0.}, 0), ('adam', {}, 2*n), ('adamw', {}, 2*n)):
+        spent = training_costs(TINY.replace(optimizer=name, optimizer_args=args), data)
+        steps = 4*len(list(train(TINY.replace(steps=1), data, **QUIET).trained.model.parameters())) * name.startswith('adam')
+        assert spent.bytes['optimiser state'] == 4*numbers + steps
+    big = training_costs(TINY.replace(size=16, batch_size=1000, epochs=3), data)
+    assert big.bytes['one batch'] == 160*(4*16*16 + 8) and big.train_macs == 3*big.macs*160*3
+    assert training_costs(TINY.replace(seconds=1), data).train_macs is None
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    training_costs(TINY, data)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+# the script
+
+def test_recording_script(tmp_path, monkeypatch, capsys):
+    path = ROOT/'scripts'/'record_foundation.py'
+    for name in 'OMP_NUM_THREADS', 'OMP_WAIT_POLICY': monkeypatch.setenv(name, '1' if 'NUM' in name else 'PASSIVE')
+    monkeypatch.setattr(sys, 'argv', [str(path), '--quick', '--folder', str(tmp_path), 'aa_baseline'])
+    with warnings.catch_warnings(): runpy.run_path(str(path), run_name='__main__')
+    assert 'spread' in capsys.readouterr().out
+    kept = recorded('aa_baseline', tmp_path)
+    assert len(kept.runs) == 4 and kept.sd > 0 and not kept.stale and 'record_foundation.py aa_baseline' in kept.made_by
+
+
+KEPT = [p.stem for p in sorted((ROOT/'results').glob('*.json')) if 'result' in json.loads(p.read_text(encoding='utf-8'))]
+
+
+@pytest.mark.parametrize('name', KEPT)
+def test_records_load(name):
+    kept = recorded(name)
+    script = re.fullmatch(r'python (scripts/\w+\.py).*', kept.made_by)
+    assert str(kept.line()) and (ROOT/script[1]).exists() and re.fullmatch(r'\d{4}-\d\d-\d\d', kept.date)
+
+
+def test_records_of_the_lesson_are_there():
+    assert {'aa_baseline', 'flip_shift', 'fast_vs_baseline'} <= set(KEPT)
