@@ -37,7 +37,7 @@ class Size:
     short: float = 2
     longer: float = 5
     epochs: float = 5
-    fast_seeds: int = 5
+    fast_seeds: int = 4
     images: int = 0  # 0: all
 
 
