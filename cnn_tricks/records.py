@@ -16,6 +16,7 @@ from fastcore.basics import patch
 
 from .arms import Arm, Plain
 from .course import Shown, results_path
+from .measure import Comparison, Ledger # their kinds must be known to `recorded`
 from .networks import networks
 from .parts import losses, optimizers, schedules
 from .recipe import Recipe, plan, tricks

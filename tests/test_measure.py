@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from common import ROOT
+from common import ROOT, run
 from fastai.callback.core import Callback
 from scipy import stats
 
@@ -486,6 +486,11 @@ def test_records_load(name):
     kept = recorded(name)
     script = re.fullmatch(r'python (scripts/\w+\.py).*', kept.made_by)
     assert str(kept.line()) and (ROOT/script[1]).exists() and re.fullmatch(r'\d{4}-\d\d-\d\d', kept.date)
+
+
+def test_records_module_alone_knows_every_kind():
+    code = 'from cnn_tricks.records import recorded; print(type(recorded("flip_shift").result).__name__)'
+    assert run(sys.executable, '-W', 'ignore', '-c', code).strip() == 'dict'
 
 
 def test_records_of_the_lesson_are_there():
