@@ -52,7 +52,7 @@ class RunState:
         "Steps that the checkpoint has already done and this process has not"
         return 0 if self.pending is None else self.pending['run']['step'] - self.step
     def elapsed(self): # -> float
-        "Seconds of training so far, validation and checkpoints left out"
+        "Seconds of training so far, validation left out"
         return self.seconds + (0. if self.clock is None else time.perf_counter() - self.clock)
 
 # %% ../nbs/02_recipe.ipynb #c2583d08
