@@ -57,8 +57,8 @@ class Trained:
         if tuple(x.shape[1:]) != want or x.dtype != torch.uint8:
             raise ValueError(f'x is {x.dtype} {tuple(x.shape)}: must be uint8 (N, {", ".join(map(str, want))})')
         part, device = Part(x, torch.zeros(len(x), dtype=torch.int64)), next(self.model.parameters()).device
-        dl = ImageLoader(part, 256, mean=self.mean, std=self.std, channels_last=self.recipe.channels_last,
-                         device=device)
+        std = [s or 1. for s in self.std] # as in training: a channel that never varies is not divided
+        dl = ImageLoader(part, 256, mean=self.mean, std=std, channels_last=self.recipe.channels_last, device=device)
         was, _ = self.model.training, self.model.eval()
         try: return torch.cat([self.model(xb).softmax(1).cpu() for xb, _ in dl])
         finally: self.model.train(was)

@@ -95,7 +95,7 @@ def test_whole_numbers_of_other_libraries_will_do():
     assert conv_out(size, 3) == 26 and type(conv_out(size, 3)) is int
 
 
-@pytest.mark.parametrize('name', ['article', 'resnet'])
+@pytest.mark.parametrize('name', ['article', 'plain', 'resnet'])
 @pytest.mark.parametrize('channels, size', [(1, (28, 28)), (3, (32, 32)), (3, (37, 53))])
 def test_networks_take_any_channels_and_size(name, channels, size):
     model = networks[name](channels, 7, size).eval()

@@ -1,5 +1,6 @@
 "Training, as far as the lesson does not show it: phases, budgets, Ctrl-C, and what a full disk costs."
 import os, signal, warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -131,3 +132,10 @@ def test_validation_sees_every_image_and_no_augmentation(data):
     xs = torch.cat([x for x, _ in learn.dls.valid])
     assert len(xs) == len(data.valid) and torch.equal(xs, torch.cat([x for x, _ in learn.dls.valid]))
     assert not torch.equal(learn.dls.train.one_batch()[0], learner(SMALL, data).dls.train.one_batch()[0])
+
+
+def test_a_channel_that_never_varies(data):
+    "It is divided by 1 in training and in prediction alike."
+    grey = replace(data, **{name: replace(part, x=torch.cat([part.x, torch.zeros_like(part.x)], 1)) for name, part in data.parts.items()})
+    res = train(SMALL, grey, progress=False)
+    assert res.trained.std[1] == 0 and res.trained.predict(grey.test.x).isfinite().all()
