@@ -39,6 +39,18 @@ def _command(commands, name, run, help, about, examples):
     p.set_defaults(run=run)
     return p
 
+# %% ../nbs/90_cli.ipynb #cli-several
+_launch = 'accelerate launch --multi_gpu --num_processes 2 -m cnn_tricks train (on processors, too)'
+
+def _several():
+    "Has a launcher started this process as one of several?"
+    n = int(os.environ.get('WORLD_SIZE', 1))
+    if n > 1 and 'RANK' not in os.environ:
+        raise UsageError(f'WORLD_SIZE={n} and no RANK: several processes are started with {_launch}')
+    if n == 1 and {'MASTER_ADDR', 'ACCELERATE_USE_CPU'} <= set(os.environ):  # accelerate launch --cpu --num_processes 2
+        _complain(f'warning: accelerate has started one process alone; for several: {_launch}')
+    return n > 1
+
 # %% ../nbs/90_cli.ipynb #cli-train
 @contextmanager
 def _wait(text):
@@ -51,10 +63,9 @@ def _wait(text):
 
 def _train(a):
     if a.folder is not None and not Path(a.folder).exists(): raise UsageError(f'{a.folder}: no such folder')
-    if int(os.environ.get('WORLD_SIZE', 1)) > 1:
-        raise UsageError('several processes are not supported yet: accelerate launch --num_processes 1')
-    with _wait('loading torch and fastai'): from cnn_tricks.runs import train_command
-    return train_command(a)
+    several = _several()
+    with _wait('loading torch and fastai'): from cnn_tricks.runs import train_command, train_on_several
+    return (train_on_several if several else train_command)(a)
 
 def _predict(a):
     if not Path(a.model).exists(): raise UsageError(f'{a.model}: no such folder')
