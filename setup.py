@@ -9,4 +9,5 @@ ini = ConfigParser(delimiters=['='])
 ini.read_string((Path(__file__).parent / 'settings.ini').read_text(encoding='utf-8'))
 role = {k.removesuffix('requirements').rstrip('_'): v.split() for k, v in ini['DEFAULT'].items()}
 setup(install_requires=role[''],
-      extras_require={'course': role['course'], 'docs': role['docs'], 'dev': role['course'] + role['dev']})
+      extras_require={'course': role['course'], 'imagenet': role['imagenet'], 'docs': role['docs'],
+                      'dev': role['course'] + role['dev']})

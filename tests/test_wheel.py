@@ -41,9 +41,9 @@ def test_requirements_of_each_extra(wheel):
     ini = ConfigParser(delimiters=['='])
     ini.read(ROOT/'settings.ini', encoding='utf-8')
     role = {k.partition('requirements')[0].strip('_'): set(v.split()) for k, v in ini['DEFAULT'].items()}
-    assert set(meta.get_all('Provides-Extra')) == {'course', 'docs', 'dev'}
-    for extra, wanted in ('', role['']), ('course', role['course']), ('docs', role['docs']), \
-            ('dev', role['course'] | role['dev']):
+    assert set(meta.get_all('Provides-Extra')) == {'course', 'imagenet', 'docs', 'dev'}
+    for extra, wanted in ('', role['']), ('course', role['course']), ('imagenet', role['imagenet']), \
+            ('docs', role['docs']), ('dev', role['course'] | role['dev']):
         got = {f'{r.name}{r.specifier}' for r in needs
                if (not r.marker) == (extra == '') and (not r.marker or r.marker.evaluate({'extra': extra}))}
         assert got == {f'{r.name}{r.specifier}' for r in map(Requirement, wanted)} != set()
