@@ -88,7 +88,9 @@ tutorials, and then a recipe with tricks, for as many seconds as the baseline
 took (unless the recipe or an option says otherwise). Prints both side by side,
 and leaves the recipe's network in a folder: model.safetensors, recipe.json,
 metrics.json and report.html. Ctrl-C stops after the step that is running;
---resume goes on.'''
+--resume goes on. On two processes or GPUs:
+accelerate launch --multi_gpu --num_processes 2 -m cnn_tricks train
+(CNN_TRICKS_TIMEOUT: seconds to wait for a silent process).'''
 
 def _add_train(commands):
     p = _command(commands, 'train', _train, 'train a network, beside the plain baseline', _train_about, [
