@@ -91,7 +91,9 @@ class UsedHypers(Callback):
         self.lrs.append(float(h['lr']))
         self.moms.append(float(h['betas'][0] if 'betas' in h else h.get('momentum', h.get('mom', 0.))))
     def state_dict(self): "For checkpoints"; return dict(lrs=self.lrs, moms=self.moms)
-    def load_state_dict(self, state): "From a checkpoint"; self.lrs, self.moms = list(state['lrs']), list(state['moms'])
+    def load_state_dict(self,
+        state:dict # from `state_dict`
+    ): "From a checkpoint"; self.lrs, self.moms = list(state['lrs']), list(state['moms'])
 
 # %% ../nbs/23_schedule.ipynb #1d84730e
 @trick('one_cycle', Card(
