@@ -10,10 +10,9 @@ of the same grid, at equal epochs and at equal seconds, on test images.
 factor, at equal epochs; the base's own rate comes first, from a grid.
 `accumulate`: the fast recipe (it has batch norm) with each batch in 4 parts, at equal steps.
 """
-import argparse, os, sys, time, warnings
+import os, sys, warnings
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')  # before torch is imported
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
@@ -24,9 +23,8 @@ from cnn_tricks.batch_size import Accumulate, BatchSize
 from cnn_tricks.datasets import embedded
 from cnn_tricks.measure import compare, ledger
 from cnn_tricks.recipe import recipes
-from cnn_tricks.records import record
+from recording import main
 
-ROOT = Path(__file__).resolve().parent.parent
 DELTA = 0.01  # one point: declared before any run
 BAR = sys.stdout.isatty()
 
@@ -71,23 +69,10 @@ RECORDS = dict(batch_size_epochs=partial(sizes, 'epochs'), batch_size_seconds=pa
                accumulate=accumulate)
 
 
-def main():
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('names', nargs='*', metavar='NAME', help=f'any of {", ".join(RECORDS)}; none: all')
-    p.add_argument('--quick', action='store_true', help='small and short, for a try; writes elsewhere')
-    p.add_argument('--folder', type=Path, help='where to write; default: results/, with --quick build/quick/')
-    a = p.parse_args()
-    if unknown := set(a.names) - set(RECORDS): p.error(f'unknown: {", ".join(sorted(unknown))}')
-    size = QUICK if a.quick else Size()
-    folder = a.folder or ROOT/('build/quick' if a.quick else 'results')
+def prepare(quick):
+    size = QUICK if quick else Size()
     data = embedded().subset(size.images).subset(2000, parts=('valid',))
-    if a.quick: data = data.subset(300, parts=('valid', 'test'))
-    for name in a.names or RECORDS:
-        start, command = time.perf_counter(), f'python scripts/record_batch_size.py {name}'
-        result = RECORDS[name](data, size)
-        path = record(name, result, folder, made_by=command)
-        print(f'{path}: {time.perf_counter() - start:.0f} s')
-        for key, r in (result.items() if isinstance(result, dict) else [('', result)]): print(f'{key}\n{r!r}')
+    return data.subset(300, parts=('valid', 'test')) if quick else data, size
 
 
-if __name__ == '__main__': main()
+if __name__ == '__main__': main(__file__, __doc__, RECORDS, prepare)

@@ -6,8 +6,7 @@
 `tuned`: one device against eight, each at the best learning rate of the same grid.
 `rules`: one device at that learning rate, against eight with the same one, and with it raised by the two rules.
 """
-import argparse, os, warnings
-from pathlib import Path
+import os, warnings
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')  # before torch is imported
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
@@ -17,9 +16,8 @@ from cnn_tricks.datasets import embedded
 from cnn_tricks.distributed import MoreDevices
 from cnn_tricks.measure import compare, ledger
 from cnn_tricks.recipe import Recipe
-from cnn_tricks.records import record
+from recording import main
 
-ROOT = Path(__file__).resolve().parent.parent
 DELTA = 0.01  # one point: declared before any run
 GRID = 0.02, 0.05, 0.1, 0.2, 0.4, 0.8
 BASE = Recipe(network='resnet', network_args={'width': 8, 'blocks': [0, 1], 'grid': 2}, batch_size=32,
@@ -30,20 +28,19 @@ ARMS = {'8 devices, same lr': MoreDevices(devices=8, lr_rule='none', warmup=0.),
         '8 devices, lr x 2.8, warm-up': MoreDevices(devices=8, lr_rule='sqrt', warmup=0.2)}
 
 
-def main():
-    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument('--quick', action='store_true')
-    quick = p.parse_args().quick
-    data, seeds, epochs = embedded(), range(3 if quick else 5), 1 if quick else BASE.epochs
-    if quick: data = data.subset(1000, parts=('train', 'valid', 'test'))
+def distributed(data, seeds, epochs):
     kept = dict(budget={'epochs': epochs}, equal='epochs', delta=DELTA, part='test', progress=False)
     tuned = compare(BASE, MoreDevices(devices=8, lr_rule='none', warmup=0.2), data, seeds, lrs=GRID, **kept)
-    print(tuned, flush=True)
     best = BASE.replace(lr=tuned.base.recipe['lr'])
-    rules = ledger(best, {n: best + t for n, t in ARMS.items()}, data, seeds, **kept)
-    print(rules, flush=True)
-    print(record('distributed', {'rules': rules, 'tuned': tuned}, ROOT/'build'/'quick' if quick else None,
-                 'python scripts/record_distributed.py'))
+    return {'rules': ledger(best, {n: best + t for n, t in ARMS.items()}, data, seeds, **kept), 'tuned': tuned}
 
 
-if __name__ == '__main__': main()
+RECORDS = dict(distributed=distributed)
+
+
+def prepare(quick):
+    if quick: return embedded().subset(1000, parts=('train', 'valid', 'test')), range(3), 1
+    return embedded(), range(5), BASE.epochs
+
+
+if __name__ == '__main__': main(__file__, __doc__, RECORDS, prepare)

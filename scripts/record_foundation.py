@@ -10,9 +10,8 @@
 
 Seconds are part of what is recorded: let nothing else run beside it.
 """
-import argparse, os, sys, time, warnings
+import os, sys, warnings
 from dataclasses import dataclass
-from pathlib import Path
 
 os.environ.setdefault('OMP_NUM_THREADS', '2')  # before torch is imported
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
@@ -21,9 +20,8 @@ warnings.filterwarnings('ignore')
 from cnn_tricks.datasets import embedded
 from cnn_tricks.measure import compare, repeat
 from cnn_tricks.recipe import FlipShift, recipes
-from cnn_tricks.records import record
+from recording import main
 
-ROOT = Path(__file__).resolve().parent.parent
 DELTA = 0.005  # half a point: declared before any run
 BAR = sys.stdout.isatty()
 
@@ -63,23 +61,9 @@ def fast_vs_baseline(data, size):
 RECORDS = dict(aa_baseline=aa_baseline, flip_shift=flip_shift, fast_vs_baseline=fast_vs_baseline)
 
 
-def main():
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('names', nargs='*', metavar='NAME', help=f'any of {", ".join(RECORDS)}; none: all')
-    p.add_argument('--quick', action='store_true', help='small and short, for a try; writes elsewhere')
-    p.add_argument('--folder', type=Path, help='where to write; default: results/, with --quick build/quick/')
-    a = p.parse_args()
-    if unknown := set(a.names) - set(RECORDS): p.error(f'unknown: {", ".join(sorted(unknown))}')
-    size = QUICK if a.quick else Size()
-    folder = a.folder or ROOT/('build/quick' if a.quick else 'results')
-    data = embedded().subset(size.images, parts=('train', 'valid', 'test')) if size.images else embedded()
-    for name in a.names or RECORDS:
-        start, command = time.perf_counter(), f'python scripts/record_foundation.py {name}'
-        result = RECORDS[name](data, size)
-        path = record(name, result, folder, made_by=command)
-        print(f'{path}: {time.perf_counter() - start:.0f} s')
-        for key, r in (result.items() if isinstance(result, dict) else [('', result)]):
-            print(f'  {key}: {r!r}' if hasattr(r, 'verdict') else f'  mean {r.mean:.4f}, spread {r.sd:.4f}, {len(r)} seeds')
+def prepare(quick):
+    size = QUICK if quick else Size()
+    return embedded().subset(size.images, parts=('train', 'valid', 'test')) if size.images else embedded(), size
 
 
-if __name__ == '__main__': main()
+if __name__ == '__main__': main(__file__, __doc__, RECORDS, prepare)

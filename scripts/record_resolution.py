@@ -13,8 +13,7 @@ images; 5,000 of the test images), else on the embedded part; each arm with the 
 Seconds are part of what is recorded: let nothing else run beside `resolution_seconds`. One thread: with two, waiting for each
 other takes longer than the work of so small a step, and small images save nothing.
 """
-import argparse, os, sys, time, warnings
-from pathlib import Path
+import os, sys, warnings
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')  # before torch is imported: two threads wait for each other in steps this small
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
@@ -23,10 +22,9 @@ warnings.filterwarnings('ignore')
 from cnn_tricks.datasets import embedded, fashion_mnist
 from cnn_tricks.measure import ledger
 from cnn_tricks.recipe import Recipe
-from cnn_tricks.records import record
 from cnn_tricks.resolution import SmallFirst
+from recording import main
 
-ROOT = Path(__file__).resolve().parent.parent
 DELTA = 0.005  # half a point: declared before any run
 BASE = Recipe(network='resnet', optimizer='adamw', lr=0.02, schedule='one_cycle', channels_last=True)
 BAR = sys.stdout.isatty()
@@ -61,22 +59,4 @@ def resolution_small(quick):
 RECORDS = dict(resolution_seconds=resolution_seconds, resolution_steps=resolution_steps, resolution_small=resolution_small)
 
 
-def main():
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('names', nargs='*', metavar='NAME', help=f'any of {", ".join(RECORDS)}; none: all')
-    p.add_argument('--quick', action='store_true', help='small and short, for a try; writes elsewhere')
-    p.add_argument('--folder', type=Path, help='where to write; default: results/, with --quick build/quick/')
-    a = p.parse_args()
-    if unknown := set(a.names) - set(RECORDS): p.error(f'unknown: {", ".join(sorted(unknown))}')
-    folder = a.folder or ROOT/('build/quick' if a.quick else 'results')
-    for name in a.names or RECORDS:
-        start = time.perf_counter()
-        result = RECORDS[name](a.quick)
-        path = record(name, result, folder, made_by=f'python scripts/record_resolution.py {name}')
-        print(f'{path}: {time.perf_counter() - start:.0f} s\n{result!r}\n{result.table().markdown}', flush=True)
-        for arm in (result.comparisons[0].base, *(c.trick for c in result.comparisons)):
-            print(f'  {arm.name}: {arm.steps} steps, {arm.step_seconds or 0:.4f} s each, {arm.lrs}, valid '
-                  f'{[round(r.valid, 4) for r in arm.runs]}')
-
-
-if __name__ == '__main__': main()
+if __name__ == '__main__': main(__file__, __doc__, RECORDS, lambda quick: (quick,))

@@ -8,8 +8,7 @@
 `schedule_sweep`: accuracy after 120 steps at many rates, for three pairs of network and optimiser: what `lr_find`'s
 suggestions are checked against, and how a fixed rate and one-cycle differ in the rates that they bear.
 """
-import argparse, os, sys, time, warnings
-from pathlib import Path
+import os, sys, warnings
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')  # before torch is imported
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
@@ -18,10 +17,9 @@ warnings.filterwarnings('ignore')
 from cnn_tricks.datasets import embedded
 from cnn_tricks.measure import ledger, repeat
 from cnn_tricks.recipe import recipes
-from cnn_tricks.records import record
 from cnn_tricks.schedule import OneCycle
+from recording import main
 
-ROOT = Path(__file__).resolve().parent.parent
 DELTA = 0.005  # half a point: declared before any run
 BAR = sys.stdout.isatty()
 RATES = 0.002, 0.006, 0.02  # each schedule gets the best of these, chosen on another seed and on valid
@@ -47,20 +45,8 @@ def schedule_sweep(data, quick):
 RECORDS = dict(schedule=schedule, schedule_sweep=schedule_sweep)
 
 
-def main():
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('names', nargs='*', metavar='NAME', help=f'any of {", ".join(RECORDS)}; none: all')
-    p.add_argument('--quick', action='store_true', help='small and short, for a try; writes elsewhere')
-    a = p.parse_args()
-    if unknown := set(a.names) - set(RECORDS): p.error(f'unknown: {", ".join(sorted(unknown))}')
-    data = embedded().subset(300, parts=('train', 'valid', 'test')) if a.quick else embedded().subset(2000, parts=('valid',))
-    for name in a.names or RECORDS:
-        start = time.perf_counter()
-        result = RECORDS[name](data, a.quick)
-        path = record(name, result, ROOT/('build/quick' if a.quick else 'results'),
-                      made_by=f'python scripts/record_schedule.py {name}')
-        print(f'{path}: {time.perf_counter() - start:.0f} s')
-        print(result if name == 'schedule' else {k: round(a.mean, 4) for k, a in result.items()})
+def prepare(quick):
+    return embedded().subset(300, parts=('train', 'valid', 'test')) if quick else embedded().subset(2000, parts=('valid',)), quick
 
 
-if __name__ == '__main__': main()
+if __name__ == '__main__': main(__file__, __doc__, RECORDS, prepare)

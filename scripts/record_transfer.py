@@ -13,9 +13,8 @@ Each seed draws its own labelled images. Learning rates come from one grid for a
 that is best for training from scratch. Both are chosen on 200 validation images with draws that are not used again;
 that many would be a luxury with 40 labels, and it is the same luxury for every arm. Accuracy is that on test images.
 """
-import argparse, os, sys, time, warnings
+import os, warnings
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import mean
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')  # before torch is imported: batches this small gain nothing from two
@@ -27,10 +26,9 @@ from cnn_tricks.comparison import Comparison
 from cnn_tricks.datasets import embedded
 from cnn_tricks.pretrained import pretrained
 from cnn_tricks.recipe import Recipe
-from cnn_tricks.records import record
 from cnn_tricks.transfer import TARGET, FineTune, take_classes
+from recording import main
 
-ROOT = Path(__file__).resolve().parent.parent
 DELTA = 0.02  # two points: declared before any run
 
 
@@ -101,23 +99,4 @@ def transfer_labels(size):
 RECORDS = dict(transfer=transfer, transfer_labels=transfer_labels)
 
 
-def main():
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('names', nargs='*', metavar='NAME', help=f'any of {", ".join(RECORDS)}; none: all')
-    p.add_argument('--quick', action='store_true', help='small and short, for a try; writes elsewhere')
-    p.add_argument('--folder', type=Path, help='where to write; default: results/, with --quick build/quick/')
-    a = p.parse_args()
-    if unknown := set(a.names) - set(RECORDS): p.error(f'unknown: {", ".join(sorted(unknown))}')
-    folder = a.folder or ROOT/('build/quick' if a.quick else 'results')
-    for name in a.names or RECORDS:
-        start = time.perf_counter()
-        result = RECORDS[name](QUICK if a.quick else Size())
-        path = record(name, result, folder, made_by=f'python scripts/record_transfer.py {name}')
-        print(f'{path}: {time.perf_counter() - start:.0f} s')
-        for key, c in result.items():
-            print(f'  {key}: {c.base.name} {c.base.mean:.4f}, {c.trick.name} {c.trick.mean:.4f}: {c!r}')
-            for n in c.base.notes() + c.trick.notes(): print('   ', n)
-        sys.stdout.flush()
-
-
-if __name__ == '__main__': main()
+if __name__ == '__main__': main(__file__, __doc__, RECORDS, lambda quick: (QUICK if quick else Size(),))

@@ -471,6 +471,7 @@ def test_training_costs_count_the_optimiser(data):
 def test_recording_script(tmp_path, monkeypatch, capsys):
     path = ROOT/'scripts'/'record_foundation.py'
     for name in 'OMP_NUM_THREADS', 'OMP_WAIT_POLICY': monkeypatch.setenv(name, '1' if 'NUM' in name else 'PASSIVE')
+    monkeypatch.syspath_prepend(path.parent)  # as Python does for a script
     monkeypatch.setattr(sys, 'argv', [str(path), '--quick', '--folder', str(tmp_path), 'aa_baseline'])
     with warnings.catch_warnings(): runpy.run_path(str(path), run_name='__main__')
     assert 'spread' in capsys.readouterr().out
