@@ -14,9 +14,10 @@ from fastcore.basics import patch
 
 from .allocator import MEMORY, memory_setting, memory_settings, set_memory
 from .cost import Timings
-from .hardware import TrainingStep, _wait, is_channels_last, lay_out
+from .hardware import _wait, lay_out
 from .machine import machine
 from .pages import Table
+from .steps import TrainingStep, is_channels_last
 
 # %% ../nbs/12_hardware.ipynb #5fa1015c
 @dataclass(frozen=True)

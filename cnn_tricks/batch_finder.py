@@ -15,13 +15,14 @@ import psutil
 import torch
 from fastcore.basics import patch
 
-from .batch_costs import Memory, Step, Throughput, _at, memory_needed, throughput
+from .batch_costs import Memory, Throughput, _at, memory_needed, throughput
 from .batch_size import NoiseScale, noise_scale
 from .data import ImageData
 from .machine import default_device
 from .pages import Table
 from .parts import losses
 from .recipe import Recipe
+from .steps import recipe_step
 from .train import train
 
 # %% ../nbs/10_batch_size.ipynb #fac6c9c7
@@ -130,7 +131,7 @@ def find_batch_size(
     if fits < 1: raise ValueError(f'memory={available}: one image needs about {need.bytes(1):,} bytes')
     if device.type == 'cuda': # a count is an estimate: try it
         most = min(fits, len(data.train))
-        tried = largest_batch(lambda n: Step(_at(recipe, n), data, device)(), most)
+        tried = largest_batch(lambda n: recipe_step(_at(recipe, n), data, device)(), most)
         fits = tried if tried < most else fits
     speed = throughput(recipe, data, [b for b in sizes if b <= fits], rounds=rounds, device=device)
     return BatchSizes(need, available, fits, speed, _noise_in(recipe, data, steps, images, device), share)

@@ -6,12 +6,13 @@ import torch
 from fastai.callback.fp16 import MixedPrecision
 from torch import nn
 
-from cnn_tricks.batch_costs import Memory, Step, Throughput, _saved, memory_measured, memory_needed, throughput
+from cnn_tricks.batch_costs import Memory, Throughput, _saved, memory_measured, memory_needed, throughput
 from cnn_tricks.batch_finder import BatchSizes, find_batch_size, largest_batch
 from cnn_tricks.batch_size import Accumulate, BatchSize, MicroBatches, NoiseScale, accumulate, noise_scale, scale_lr
 from cnn_tricks.cost import Timings
 from cnn_tricks.datasets import embedded
 from cnn_tricks.recipe import Recipe, plan, recipes
+from cnn_tricks.steps import recipe_step
 from cnn_tricks.train import learner, train
 
 CE = nn.functional.cross_entropy
@@ -181,17 +182,9 @@ def test_throughput_and_its_knee(data):
     assert speed.sizes == [10, 60] and speed.knee(1.) in (10, 60)
     with pytest.raises(ValueError, match='none fits'): throughput(FAST, data, (500,))
     with pytest.raises(ValueError, match='share=0'): speed.knee(0)
-    with pytest.raises(ValueError, match='batch_size=500'): Step(FAST.replace(batch_size=500), data)
+    with pytest.raises(ValueError, match='batch_size=500'): recipe_step(FAST.replace(batch_size=500), data)
     falling = Throughput(Timings({'1': [1.], '10': [2.], '100': [40.]}), {1: 1, 10: 1, 100: 2})
     assert [falling.rate(b) for b in falling.sizes] == [1., 5., 5.] and falling.knee() == 10 and falling.knee(.2) == 1
-
-
-def test_a_step_trains(data):
-    step = Step(FAST.replace(batch_size=60), data)
-    x, y = step.learn.dls.train.one_batch()
-    first = CE(step.learn.model(x), y).item()
-    for _ in range(15): step()
-    assert CE(step.learn.model(x), y) < first/2
 
 
 def test_find_weighs_speed_against_noise(data):

@@ -13,10 +13,11 @@ import cnn_tricks.autotune as tuning
 from cnn_tricks.allocator import memory_environment, memory_settings, set_memory
 from cnn_tricks.autotune import Setting, autotune, candidates, current_setting, pick
 from cnn_tricks.cost import Timings
-from cnn_tricks.hardware import (TrainingStep, break_even, is_channels_last, kind_of, lay_out, measured_peak,
+from cnn_tricks.hardware import (break_even, kind_of, lay_out, measured_peak,
                                  step_operations, step_phases, utilisation)
 from cnn_tricks.recipe import Recipe, plan, tricks
 from cnn_tricks.shapes import shapes
+from cnn_tricks.steps import TrainingStep, is_channels_last
 from cnn_tricks.train import learner
 
 DATA = shapes(160, size=(18, 23), seed=1)
