@@ -6,7 +6,7 @@
 __all__ = ['Plain', 'Run', 'Arm', 'repeat', 'plan_steps', 'measure_arms']
 
 # %% ../nbs/03_measure.ipynb #imports-arms
-import json, math
+import gc, json, math, time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -119,7 +119,7 @@ def _guess(data, part): # -> float
     "Accuracy on `part` of always saying the most frequent training class"
     return (data.parts[part].y == data.train.y.bincount().argmax()).float().mean().item()
 
-def _one_run(recipe, data, seed, part, device): # -> Run
+def _trained_run(recipe, data, seed, part, device): # -> Run
     try: res = train(recipe, data, seed, progress=False, device=device)
     except TrainingDiverged as e:
         return Run(seed, _guess(data, part), _guess(data, 'valid'), recipe.steps, diverged=str(e))
@@ -138,6 +138,12 @@ def _check(data, seeds, part): # -> the seeds as a tuple
     seeds = tuple(seeds)
     if not seeds or len(set(seeds)) < len(seeds): raise ValueError(f'seeds={seeds}: must be one or more, all different')
     return seeds
+
+def _one_run(*args): # a `Learner` lives in a cycle: its tensors would pile up over long runs until Python looks by itself
+    start = time.perf_counter()
+    try: return _trained_run(*args)
+    finally:
+        if time.perf_counter() - start > 1: gc.collect() # takes some tenths of a second
 
 # %% ../nbs/03_measure.ipynb #repeat
 def _bar(items, progress): return progress_bar(items) if progress else items

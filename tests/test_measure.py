@@ -1,5 +1,5 @@
 "Comparisons, records and costs, as far as lesson 03 does not show them."
-import json, math, os, re, runpy, shutil, sys, time, warnings
+import json, math, os, re, runpy, shutil, sys, time, warnings, weakref
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -216,6 +216,21 @@ def test_stopping_passes_through(data, toys):
     halted = toys('_halted', callbacks=lambda self: [Stop()])
     with pytest.raises(Interrupted): compare(TINY, halted(), data, (0, 1), **QUIET)
     with pytest.raises(Interrupted): ledger(TINY, [halted()], data, (0, 1), **QUIET)
+
+
+def test_long_runs_leave_nothing_behind(data, monkeypatch):
+    "What a run leaves in cycles, as a Learner does, is gone before the next one"
+    class Node: pass
+    left = []
+    def long_run(recipe, data, seed, *_):
+        node = Node()
+        node.me = node
+        left.append(weakref.ref(node))
+        time.sleep(1.05)
+        return Run(seed, 0.5, 0.5, steps=6, seconds=1.)
+    monkeypatch.setattr(cnn_tricks.arms, '_trained_run', long_run)
+    repeat(TINY, data, (0,), **QUIET)
+    assert len(left) == 1 and left[0]() is None
 
 
 def test_global_random_state_is_left_alone(data):
