@@ -10,11 +10,11 @@ __all__ = ['per_device', 'MoreDevices']
 # %% ../nbs/40_distributed.ipynb #5228e471
 import torch
 import torch.nn.functional as F
-from fastai.callback.core import Callback
 from torch import nn
 
 from .recipe import Card, Trick, trick
 from .registry import bounded, choice
+from .warmup import LinearWarmup
 
 # %% ../nbs/40_distributed.ipynb #9e5edfe4
 class _PerDevice(nn.BatchNorm2d):
@@ -36,19 +36,6 @@ def per_device(
         if type(m) is nn.BatchNorm2d: m.__class__, m.devices = _PerDevice, devices
     return model
 
-# %% ../nbs/40_distributed.ipynb #6630428f
-class _Rise(Callback):
-    "Raises the learning rate evenly, from near 0 to the schedule's value, in the first steps"
-    order = 61 # after the schedule
-    def __init__(self,
-        fraction:float # of the run's steps, in [0, 1]
-    ): self.fraction = fraction
-    def before_batch(self):
-        if not self.training: return
-        s = self.run_control.state
-        share = (s.step + 1)/max(1., self.fraction*s.total)
-        if share < 1: self.opt.set_hyper('lr', [share*h['lr'] for h in self.opt.hypers])
-
 # %% ../nbs/40_distributed.ipynb #b3bc31dd
 @trick('more_devices', Card(
     tldr='Train as several devices would that each take the recipe\'s batch: one batch that many times larger, batch '
@@ -56,7 +43,8 @@ class _Rise(Callback):
     when='Before you rent devices: it says, on one machine, what that many would do to the accuracy in equal epochs.',
     when_not='To save time on one machine: no step gets faster, and each epoch has fewer of them.',
     cost='No parameters; memory for the larger batch; as many times fewer steps in an epoch as there are devices.',
-    suggested='devices: as many as you plan to use; lr_rule linear for SGD, sqrt for Adam; a warm-up of a tenth.',
+    suggested='devices: as many as you plan to use; a warm-up of a tenth. Either rule is a first guess, from a rate at the '
+              'lower end of what works: tune the rate anew.',
     plays_well='long runs, a learning rate that is tuned anew',
     plays_badly='short runs and small data: few steps are left',
     sources=('Goyal et al. 2017, sections 2 and 3', 'Malladi et al. 2022 (the square root for Adam)',
@@ -71,4 +59,4 @@ class MoreDevices(Trick):
         factor = {'linear': self.devices, 'sqrt': self.devices**0.5, 'none': 1}[self.lr_rule]
         return r.replace(batch_size=r.batch_size*self.devices, lr=r.lr*factor)
     def model(self, m): return per_device(m, self.devices)
-    def callbacks(self): return [_Rise(self.warmup)] if self.warmup else []
+    def callbacks(self): return [LinearWarmup(self.warmup, 1/self.devices)] if self.warmup else []
