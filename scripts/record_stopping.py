@@ -34,7 +34,7 @@ from cnn_tricks.machine import machine
 from cnn_tricks.recipe import recipes
 from cnn_tricks.stopping import EarlyStopping, LabelSmoothing
 from cnn_tricks.train import train
-from recording import main
+from recording import main, tuned
 
 DELTA = 0.01  # one point: declared before any run
 RATES = 0.001, 0.003, 0.01
@@ -60,13 +60,6 @@ def measured(recipe, data, seed):
     history[-1] |= {k: round(v, 5) for k, v in facts.items()}
     accuracy = (probs.argmax(1) == y).double().mean().item()
     return Run(seed, accuracy, res.accuracy, res.steps, res.seconds, history)
-
-
-def tuned(recipe, data, seed, rates):
-    "The recipe at the best of the rates, and [lr, validation accuracy] of each; no rates: as it is"
-    if not rates: return recipe, []
-    tried = [[lr, train(recipe.replace(lr=lr), data, seed, progress=False).accuracy] for lr in rates]
-    return recipe.replace(lr=max(tried, key=lambda t: t[1])[0]), tried
 
 
 def arms(named, seeds, rates):
