@@ -139,7 +139,7 @@ def _check(data, seeds, part): # -> the seeds as a tuple
     if not seeds or len(set(seeds)) < len(seeds): raise ValueError(f'seeds={seeds}: must be one or more, all different')
     return seeds
 
-def _one_run(*args): # a `Learner` lives in a cycle: its tensors would pile up over long runs until Python looks by itself
+def _one_run(*args): # a `Learner` lives in a cycle: its tensors would pile up until Python looks by itself
     start = time.perf_counter()
     try: return _trained_run(*args)
     finally:

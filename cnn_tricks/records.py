@@ -29,6 +29,7 @@ _unseen = {'ctx', 'kind', 'type_comment', 'type_params', 'annotation', 'returns'
 def _shape(node): # a syntax tree -> nested tuples of what it does, the same in every version of Python
     if isinstance(node, list): return tuple(map(_shape, node))
     if not isinstance(node, ast.AST): return repr(node)
+    if isinstance(node, ast.Call) and getattr(node.func, 'id', '') == 'Card': return 'Card' # whatever it says
     fields = {k: v for k, v in ast.iter_fields(node) if k not in _unseen and v not in (None, [])}
     if isinstance(fields.get('body'), list): fields['body'] = _code(fields['body'])
     if isinstance(node, ast.JoinedStr): # Python 3.12 put empty strings into format specifications
@@ -41,7 +42,7 @@ def _code(body): # statements -> those that do something: no docstrings, no othe
 
 # %% ../nbs/03_measure.ipynb #records-hash
 def code_hash(source:str)->str: # Python source -> 12 hexadecimal digits
-    "A hash of what the source does: comments, docstrings, annotations and layout do not count"
+    "A hash of what the source does: comments, docstrings, annotations, layout and the text of cards do not count"
     return hashlib.blake2b(repr(_shape(ast.parse(source))).encode(), digest_size=6).hexdigest()
 
 def _imports(source): # -> names of the package's modules that the source imports, at any depth

@@ -95,7 +95,7 @@ class EarlyStopping(Trick):
          'as it comes.',
     when_not='Short runs, which are about as sure as they are right; a teacher for distillation; features that will be '
              'used frozen; where a temperature can be fitted afterwards, which costs nothing.',
-    cost='A mean over the classes in the loss: nothing beside a training step.',
+    cost='A mean over the classes in the loss: little beside a training step.',
     suggested='eps 0.1, and a look at the calibration error (record label_smoothing has 0, 0.1 and 0.2 on '
               'Fashion-MNIST).',
     plays_well='long runs', plays_badly='mixup and other softened labels; choosing data by confidence; loss curves, '
