@@ -7,6 +7,7 @@ from fastai.callback.core import Callback
 from timm.utils import ModelEmaV3
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
+from training import StopAt, same
 
 from cnn_tricks.averaging import EMA, SWA, AverageWeights, averaging_fn, ema_decay
 from cnn_tricks.control import Interrupted
@@ -35,16 +36,7 @@ class Weights(Callback):
         if self.training: self.seen.append(state_of(self.model))
 
 
-class StopAt(Callback):
-    "As if someone pressed Ctrl-C at this step."
-    order = 90
-    def __init__(self, step): self.at = step
-    def after_batch(self):
-        if self.training and self.run_control.state.step == self.at: self.run_control.state.stop = True
-
-
 def state_of(model): return {k: v.detach().clone() for k, v in model.state_dict().items()}
-def same(a, b): return a.keys() == b.keys() and all(bool(torch.equal(a[k], b[k])) for k in a)
 def close(a, b): return a.keys() == b.keys() and all(torch.allclose(a[k].double(), b[k].double(), atol=1e-6) for k in a)
 def params_of(model): return {k: v.detach().clone() for k, v in model.named_parameters()}
 

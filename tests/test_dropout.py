@@ -1,10 +1,10 @@
 """Dropout: closed forms by many draws, masks, places in every network; stochastic depth against its own definition."""
 import pytest
 import torch
-from fastai.callback.core import Callback
 from timm.layers import DropPath
 from torch import distributed, nn
 from torch.nn import functional as F
+from training import StopAt, same
 
 from cnn_tricks.control import Interrupted
 from cnn_tricks.data import ImageData, Part
@@ -21,15 +21,6 @@ from cnn_tricks.train import train
 def data(): return embedded().subset(96).subset(50, parts=('valid', 'test'))
 
 
-class StopAt(Callback):
-    "As if someone pressed Ctrl-C at this step."
-    order = 90
-    def __init__(self, step): self.at = step
-    def after_batch(self):
-        if self.training and self.run_control.state.step == self.at: self.run_control.state.stop = True
-
-
-def same(a, b): return a.keys() == b.keys() and all(bool(torch.equal(a[k], b[k])) for k in a)
 def kinds(model, kind): return [m for m in model.modules() if type(m) is kind]
 
 

@@ -8,6 +8,7 @@ from fastai.callback.core import Callback, CancelBatchException, CancelStepExcep
 from fastai.optimizer import OptimWrapper
 from fastai.optimizer import SGD as fastai_sgd
 from torch import nn
+from training import same
 
 from cnn_tricks.data import ImageData, Part
 from cnn_tricks.datasets import embedded
@@ -27,7 +28,6 @@ def tiny(**kw):
 
 
 def weights(recipe, data, **kw): return train(recipe, data, progress=False, **kw).trained.model.state_dict()
-def same(a, b): return a.keys() == b.keys() and all(bool(torch.equal(a[k], b[k])) for k in a)
 
 
 def net():

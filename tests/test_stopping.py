@@ -10,6 +10,7 @@ import torch
 from fastai.callback.core import Callback, CancelFitException
 from fastai.callback.tracker import EarlyStoppingCallback
 from scipy.optimize import minimize_scalar
+from training import StopAt, same
 
 from cnn_tricks.calibration import expected_calibration_error, fit_temperature, reliability, temper
 from cnn_tricks.control import Interrupted
@@ -38,15 +39,6 @@ class Weights(Callback):
     def after_epoch(self): self.seen.append({k: v.clone() for k, v in self.model.state_dict().items()})
 
 
-class StopAt(Callback):
-    "As if someone pressed Ctrl-C at this step."
-    order = 90
-    def __init__(self, step): self.at = step
-    def after_batch(self):
-        if self.training and self.run_control.state.step == self.at: self.run_control.state.stop = True
-
-
-def same(a, b): return a.keys() == b.keys() and all(bool(torch.equal(a[k], b[k])) for k in a)
 def without_clock(history): return [{k: v for k, v in h.items() if k != 'seconds'} for h in history]
 
 
