@@ -6,7 +6,7 @@
 __all__ = ['world', 'from_first', 'gathered', 'ProcessLost', 'process_group', 'mirrored', 'on_processes']
 
 # %% ../nbs/40_distributed.ipynb #29b5437d
-import io, math, os, pickle, re, signal, socket, sys, tempfile, threading, time
+import gc, io, math, os, pickle, re, signal, socket, sys, tempfile, threading, time
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from datetime import timedelta
 from pathlib import Path
@@ -120,6 +120,7 @@ def mirrored(
 # %% ../nbs/40_distributed.ipynb #94276f7c
 def _in_group(fn, args, folder, seconds): # what each forked process runs: its result, or its error, goes to a file
     rank, result = os.environ['RANK'], ''
+    gc.freeze()  # what came with the fork is not this process's to tidy up: its threads are not here
     torch.set_num_threads(1)  # threads do not survive the fork; more than one would wait for those that are gone
     try:
         with process_group(seconds, cpu=True): result = fn(*args)
@@ -142,7 +143,8 @@ def _free_port():
         return str(s.getsockname()[1])
 
 @contextmanager
-def _as_before(): # the launcher changes how this process takes signals, and a fork wants one thread
+def _as_before(): # the launcher changes how this process takes signals, and a fork wants one thread and no garbage
+    gc.collect()
     main, threads = threading.current_thread() is threading.main_thread(), torch.get_num_threads()
     kept = {s: h for s in (signal.SIGINT, signal.SIGTERM) if main and (h := signal.getsignal(s)) is not None}
     torch.set_num_threads(1)

@@ -1,5 +1,5 @@
 "Several processes train as one would, on one machine and on two hosts; whatever dies, an error says so and a run can go on."
-import math, os, signal, socket, subprocess, sys, time
+import gc, math, os, signal, socket, subprocess, sys, time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -91,6 +91,19 @@ def test_whatever_happens_one_error_says_so(how, said):
     started = time.monotonic()
     with pytest.raises(RuntimeError) as e: on_processes(end, how, 1, seconds=1 if how == 'sleep' else 30)
     assert str(e.value).startswith(said) and time.monotonic() - started < 25
+
+
+def test_what_an_earlier_group_left_behind_is_no_hindrance():
+    "Its threads are not there after the fork: a child that tidied it up would wait for them for ever."
+    class Node: pass
+    def tidy(): return gc.collect() >= 0
+    gc.disable()
+    try:
+        node = Node()
+        node.me, node.store = node, dist.TCPStore('127.0.0.1', 0, 1, True)
+        del node
+        assert on_processes(tidy, seconds=20.) == [True, True]
+    finally: gc.enable()
 
 
 def test_bad_calls(monkeypatch):
