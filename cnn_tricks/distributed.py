@@ -43,8 +43,8 @@ def per_device(
     when='Before you rent devices: it says, on one machine, what that many would do to the accuracy in equal epochs.',
     when_not='To save time on one machine: no step gets faster, and each epoch has fewer of them.',
     cost='No parameters; memory for the larger batch; as many times fewer steps in an epoch as there are devices.',
-    suggested='devices: as many as you plan to use; a warm-up of a tenth. Either rule is a first guess, from a rate at the '
-              'lower end of what works: tune the rate anew.',
+    suggested='devices: as many as you plan to use; a warm-up of a tenth. Either rule is a first guess, from a '
+              'rate at the lower end of what works: tune the rate anew.',
     plays_well='long runs, a learning rate that is tuned anew',
     plays_badly='short runs and small data: few steps are left',
     sources=('Goyal et al. 2017, sections 2 and 3', 'Malladi et al. 2022 (the square root for Adam)',

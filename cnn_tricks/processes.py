@@ -120,8 +120,7 @@ def mirrored(
 # %% ../nbs/40_distributed.ipynb #94276f7c
 def _in_group(fn, args, folder, seconds): # what each forked process runs: its result, or its error, goes to a file
     rank, result = os.environ['RANK'], ''
-    gc.freeze()  # what came with the fork is not this process's to tidy up: its threads are not here
-    torch.set_num_threads(1)  # threads do not survive the fork; more than one would wait for those that are gone
+    gc.freeze(), torch.set_num_threads(1)  # threads do not survive the fork: neither garbage nor work may wait for them
     try:
         with process_group(seconds, cpu=True): result = fn(*args)
     except BaseException as e: result, rank = f'{type(e).__name__}: {e}', f'{rank}.error'
