@@ -6,7 +6,7 @@
 __all__ = ['Throughput', 'throughput', 'Memory', 'memory_needed', 'memory_measured']
 
 # %% ../nbs/10_batch_size.ipynb #0cb5d7cd
-import os
+import gc, os
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -116,6 +116,7 @@ def memory_measured(
     step = recipe_step(recipe, data, device)
     step(), step() # the optimiser's state is made in the first step
     if step.device.type == 'cuda':
+        gc.collect() # the learner that the step was copied from, with its weights
         torch.cuda.reset_peak_memory_stats(step.device)
         step()
         return torch.cuda.max_memory_allocated(step.device)
