@@ -14,6 +14,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from .cnn import count_macs
+from .fused import match_layout
 from .loaders import ImageLoader
 from .recipe import Card, Trick, trick
 from .steps import TrainingStep
@@ -116,11 +117,12 @@ class ChannelsLast(Trick):
 
 # %% ../nbs/12_hardware.ipynb #14a9b1e0
 def lay_out(
-    learn, # fastai `Learner`; its model changes in place, and so do its loaders where they are `ImageLoader`s
+    learn, # fastai `Learner`; its model changes in place, and so do its optimiser and its `ImageLoader`s
     channels_last:bool # False: plane by plane, PyTorch's default
 ):
     "Give a `Learner`'s weights and batches a memory layout; no value changes"
     learn.model.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    if learn.opt: match_layout(learn.opt)
     for dl in learn.dls.loaders:
         if isinstance(dl, ImageLoader): dl.channels_last = channels_last
 

@@ -1,14 +1,16 @@
 """What `autotune` is worth: images a second of training after it, against the machine's defaults.
 
-    python scripts/bench_autotune.py                                       # all: about 8 minutes on 2 quiet cores
+    python scripts/bench_autotune.py                                       # all: about 12 minutes on 2 quiet cores
     python scripts/bench_autotune.py --network resnet --batch 64           # one case; the others' figures are kept
     python scripts/bench_autotune.py --settings                            # single settings, explained in lesson 12
 
-Each figure comes from a process of its own, forked from one that has imported and not computed; it sees no OMP_* and
-MALLOC_* variable. Three arms run in turns: the default
-(plain PyTorch), `autotune(learn)`, and `autotune(learn, process=True)`, which may set threads and allocator. Training
-itself is then timed with fastai's `Learner` on the embedded images, without validation. Reports the medians of the
-ratios of the pairs. Bars: with `process=True` at least 1.5 at batch 1024 and 1.2 at batch 64; never below 0.97.
+Each figure comes from a process of its own, which sees no OMP_* and MALLOC_* variable. The processes of one turn are
+forked from one that has imported and not computed; the next turn starts anew, since the state of the heap after the
+imports, which differs from start to start, decides how many page faults the default has. Three arms run in turns: the
+default (plain PyTorch), `autotune(learn)`, and `autotune(learn, process=True)`, which may set threads and allocator.
+Training itself is then timed with fastai's `Learner` on the embedded images, without validation: 4 seconds of it, since
+the first dozen steps after a change of memory still touch new pages. Reports the medians of the ratios of the pairs.
+Bars: with `process=True` at least 1.5 at batch 1024 and 1.2 at batch 64; never below 0.97.
 Let nothing else run beside it.
 """
 import argparse, json, os, subprocess, sys, tempfile, time, warnings
@@ -93,7 +95,7 @@ def serve():
 
 
 class Fresh:
-    "Fresh processes: forks of one that only imported, so that the imports are paid for once for each environment"
+    "Fresh processes: forks of one that only imported, so that the imports are paid for once until `end`"
     servers = {}
 
     def __call__(self, job, env=None):
@@ -114,6 +116,7 @@ class Fresh:
         for server in self.servers.values():
             server.stdin.close()
             server.wait()
+        self.servers.clear()
 
 
 run = Fresh()
@@ -127,6 +130,7 @@ def case(network, batch, pairs, seconds, tune_seconds):
         turn = {a: run(dict(network=network, batch=batch, process=ARMS[a], seconds=seconds,
                             tune_seconds=tune_seconds)) for a in arms}
         turns.append({a: turn[a] for a in ARMS})
+        run.end()
         print(f'  turn {i + 1}: ' + '; '.join(f"{a} {t['images_per_second']:,.0f}/s {t.get('chosen', '')}"
                                               for a, t in turns[-1].items()), flush=True)
     speed = {a: [t[a]['images_per_second']/t['default']['images_per_second'] for t in turns] for a in list(ARMS)[1:]}
@@ -167,7 +171,7 @@ def main():
     p.add_argument('--network', nargs='+', default=['article', 'resnet'])
     p.add_argument('--batch', type=int, nargs='+', default=[64, 1024])
     p.add_argument('--pairs', type=int, default=5)
-    p.add_argument('--seconds', type=float, default=2., help='of training that are timed, in each process')
+    p.add_argument('--seconds', type=float, default=4., help='of training that are timed, in each process')
     p.add_argument('--tune-seconds', type=float, default=10., help='given to autotune')
     p.add_argument('--settings', nargs='*', choices=SETTINGS, help='these single settings instead; none named: all')
     p.add_argument('--out', type=Path, default=ROOT/'results'/'bench_autotune.json')

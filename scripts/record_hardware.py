@@ -1,10 +1,11 @@
-"""Make the recorded run of lesson 12: the baseline with and without `channels_last`, at equal steps and at equal seconds.
+"""Make the recorded runs of lesson 12: with and without `channels_last`, and with and without a fused optimiser.
 
-    python scripts/record_hardware.py            # into results/: about 1.5 minutes on 2 quiet cores
+    python scripts/record_hardware.py            # into results/: about 4 minutes on 2 quiet cores
     python scripts/record_hardware.py --quick    # small and short, into build/quick/: to try the script
 
 At equal steps nothing should change but rounding; at equal seconds the faster arm takes more steps. Accuracy is that of
-the test images. Seconds are part of what is recorded: let nothing else run beside it.
+the test images. The optimiser is compared on the residual network, where it takes most of a step. Seconds are part of
+what is recorded: let nothing else run beside it.
 """
 import os, sys, warnings
 
@@ -12,6 +13,7 @@ os.environ.setdefault('OMP_NUM_THREADS', '2')  # before torch is imported
 warnings.filterwarnings('ignore')
 
 from cnn_tricks.datasets import embedded
+from cnn_tricks.fused import FusedOptimizer
 from cnn_tricks.hardware import ChannelsLast
 from cnn_tricks.measure import compare
 from cnn_tricks.recipe import recipes
@@ -20,16 +22,20 @@ from recording import main
 DELTA = 0.005  # half a point: declared before any run
 
 
-def channels_last(data, seeds):
+def twice(base, trick, data, seeds): # at equal steps and at equal seconds
     kept = dict(seeds=seeds, budget={'epochs': 1}, delta=DELTA, part='test', progress=sys.stdout.isatty())
-    return {equal: compare(recipes['baseline'], ChannelsLast(), data, equal=equal, **kept) for equal in ('steps', 'seconds')}
+    return {equal: compare(base, trick, data, equal=equal, **kept) for equal in ('steps', 'seconds')}
 
 
-RECORDS = dict(hardware_channels_last=channels_last)
+def channels_last(data, seeds): return twice(recipes['baseline'], ChannelsLast(), data, seeds)
+def fused(data, seeds): return twice(recipes['baseline'].replace(network='resnet'), FusedOptimizer(), data, seeds)
+
+
+RECORDS = dict(hardware_channels_last=channels_last, hardware_fused=fused)
 
 
 def prepare(quick):
-    return embedded().subset(200, parts=('train', 'valid', 'test')) if quick else embedded(), range(3 if quick else 4)
+    return embedded().subset(200, parts=('train', 'valid', 'test')) if quick else embedded(), range(3 if quick else 6)
 
 
 if __name__ == '__main__': main(__file__, __doc__, RECORDS, prepare)

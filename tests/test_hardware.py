@@ -1,24 +1,26 @@
 """Lesson 12: layouts change no value, measuring changes nothing, and `autotune` chooses by what it measured."""
-import os, subprocess, sys, textwrap
+import os, subprocess, sys, textwrap, time
 
 import pytest
 import torch
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
+from fastai.optimizer import Adam as FastaiAdam
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import cnn_tricks.allocator as allocator
 import cnn_tricks.autotune as tuning
 from cnn_tricks.allocator import memory_environment, memory_settings, set_memory
-from cnn_tricks.autotune import Setting, autotune, candidates, current_setting, pick
+from cnn_tricks.autotune import Look, Setting, autotune, candidates, current_setting, pick
 from cnn_tricks.cost import Timings
+from cnn_tricks.fused import FusedOptimizer, FuseOptimizer, fuse, is_fused, match_layout
 from cnn_tricks.hardware import (break_even, kind_of, lay_out, measured_peak,
                                  step_operations, step_phases, utilisation)
 from cnn_tricks.recipe import Recipe, plan, tricks
 from cnn_tricks.shapes import shapes
 from cnn_tricks.steps import TrainingStep, is_channels_last
-from cnn_tricks.train import learner
+from cnn_tricks.train import learner, train
 
 DATA = shapes(160, size=(18, 23), seed=1)
 SMALL = Recipe(network='resnet', network_args=dict(width=4, blocks=(1, 1)), batch_size=8, steps=3)
@@ -131,11 +133,12 @@ FAULTS = '''
 import sys, torch, cnn_tricks.allocator as a
 import cnn_tricks.hardware, cnn_tricks.autotune
 assert a.memory_setting() == 'default'
-def faults(n=4):
-    for _ in range(3): torch.empty(48 << 18).fill_(1)   # 48 MiB
-    before = a.page_faults()
-    for _ in range(n): torch.empty(48 << 18).fill_(1)
-    return (a.page_faults() - before) / n
+def faults(n=5, mib=48):
+    counts = [a.page_faults()]
+    for _ in range(n + 3):
+        torch.empty(mib << 18).fill_(1)
+        counts.append(a.page_faults())
+    return sorted(y - x for x, y in zip(counts[3:], counts[4:]))[n // 2]   # the heap may grow once more
 '''
 
 
@@ -151,9 +154,9 @@ def test_memory_is_kept_only_when_asked():
     default, kept, back, *huge = fresh('''
         print(faults())
         a.set_memory('keep'); assert a.memory_setting() == 'keep'; print(faults())
-        a.set_memory('default'); assert a.memory_setting() == 'default'; print(faults())
+        a.set_memory('default'); assert a.memory_setting() == 'default'; print(faults(mib=256))   # larger than any hole
         if 'huge' in a.memory_settings(): a.set_memory('huge'); print(faults())''')
-    assert default > 10 and back > default/2, 'importing left the allocator alone, and "default" takes a setting back'
+    assert default > 10 and back > default, 'importing left the allocator alone, and "default" takes a setting back'
     assert kept < default/10
     assert not huge or huge[0] < default/10
 
@@ -177,7 +180,7 @@ def test_memory_errors(monkeypatch):
 
 # choosing
 
-A, B, C = Setting(), Setting(True), Setting(True, 1, 'keep')
+A, B, C, D = Setting(), Setting(True), Setting(True, 1, 'keep'), Setting(True, fused=True)
 
 
 @pytest.mark.parametrize('seconds,wanted', [
@@ -187,9 +190,12 @@ A, B, C = Setting(), Setting(True), Setting(True, 1, 'keep')
     ({A: [1, 1, 1, 1], B: [.5, .5, 1.2, 1.3]}, A),                          # not surely faster
     ({A: [1, 1, 1, 1], B: [.5, .5, .5, 1.3]}, B),                           # one busy moment of four
     ({A: [1, 1], B: [.1, .1]}, A),                                          # too few turns
-    ({A: [1, 1, 1, 1], B: [.5, .5, .5, .5], C: [.495, .495, .495, .495]}, B),   # equally fast: the one that changes less
+    ({A: [1, 1, 1, 1], B: [.5, .5, .5, .5], D: [.495, .495, .495, .495]}, B),   # equally fast: the one that changes less
+    ({A: [1, 1, 1, 1], B: [.5, .5, .5, .5], D: [.4, .4, .4, .4]}, D),
+    ({A: [1, 1, 1, 1], B: [.5, .5, .5, .5], C: [.505, .505, .505, .505]}, C),   # a heap once kept flatters the others
+    ({A: [1, 1, 1, 1], B: [.5, .5, .5, .5], C: [.55, .55, .55, .55]}, B),       # but not so much
     ({A: [1, 1, 1, 1], B: [.5, .5, .5, .5], C: [.4, .4, .4, .4]}, C),
-    ({A: [1, 1, 1, 1], B: [.5], C: [.6, .6, .6, .6]}, B),                   # left early
+    ({A: [1, 1, 1, 1], B: [.5], C: [.6, .6, .6, .6]}, C),                   # timed once only
 ])
 def test_pick(seconds, wanted): assert pick(Timings(seconds)) == wanted
 
@@ -211,6 +217,13 @@ def test_candidates(monkeypatch):
     base = Setting(False, 4)
     assert candidates(base) == [base, Setting(True, 4)] == candidates(base, 'cuda', process=True)
     assert candidates(Setting(True, 4))[0] == Setting(True, 4)
+    fused = [base, Setting(True, 4), Setting(False, 4, fused=True), Setting(True, 4, fused=True)]
+    assert candidates(base, fused=True) == fused == candidates(base, 'cuda', fused=True)
+    assert candidates(Setting(False, 4, fused=True), fused=True) == [fused[2], fused[3]], 'it is not taken back'
+    some = candidates(base, process=True, memory=False)
+    assert {s.memory for s in some} == {'default'} and {s.threads for s in some} == {1, 4}
+    both = candidates(base, process=True, fused=True)
+    assert len(set(both)) == len(both) == 9 and all(s.fused for s in both if s.memory != 'default')
     many = candidates(base, process=True)
     assert many[0] == base and len(set(many)) == len(many) == 7 and Setting(True, 1, 'huge') in many
     assert {s.threads for s in candidates(Setting(False, 2), process=True)} == {1, 2, 4}
@@ -222,9 +235,11 @@ def test_candidates(monkeypatch):
 
 @pytest.fixture
 def clock(monkeypatch):
-    "Laps take what `speeds` says of (channels_last, memory), without running anything; `now` is what is set"
+    "Laps take what `speeds` says of (channels_last, memory), without running anything"
     state = type('S', (), {})()
     state.speeds, state.now, state.set = {}, Setting(False, torch.get_num_threads()), []
+
+    monkeypatch.setattr(tuning, '_look', lambda step: Look(state.speeds[False, 'default']/100, 0., 1e9))
 
     def lap(step, setting, calls):
         tuning.set_process(setting)
@@ -285,9 +300,10 @@ def test_autotune_errors(learn):
     assert done.chosen == done.base and any('Too few turns' in n for n in done.notes) and len(done.table().rows) == 1
 
 
-def test_slow_steps_leave_out_the_less_promising(learn, clock):
-    "Steps of 0.1 s and 1.9 s to measure: three turns of all four settings would take longer"
-    clock.speeds = {k: 10*v for k, v in SPEEDS.items()}
+def test_slow_steps_leave_out_the_less_promising(learn, clock, monkeypatch):
+    "Laps of 0.2 s and 1.9 s to measure: three turns of all four settings would take longer"
+    clock.speeds, at_once = {k: 10*v for k, v in SPEEDS.items()}, tuning._lap
+    monkeypatch.setattr(tuning, '_lap', lambda *args: time.sleep(0.2) or at_once(*args))
     done = autotune(learn, 1.9, process=True)
     tried = [(s.channels_last, s.memory) for s in done.found.seconds]
     assert tried == [(False, 'default'), (True, 'keep')] and done.speed == 2
@@ -303,6 +319,89 @@ def test_any_fastai_learner():
     done = autotune(learn, 1.)
     assert done.batch_size == 8 and current_setting(learn) == done.chosen
     with learn.no_bar(), learn.no_logging(): learn.fit(1)
+
+
+# the fused optimiser
+
+def trained(make, change=None, fused=False, steps=3):
+    "A convolution's weights after some steps; `change` comes after the first of them"
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Conv2d(8, 16, 3), nn.Flatten(), nn.Linear(16*25, 3)), torch.randn(4, 8, 7, 7)
+    opt = make(net.parameters())
+    assert not fused or fuse(opt)
+    for i in range(steps):
+        net(x).square().mean().backward()
+        opt.step()
+        opt.zero_grad()
+        if i == 0 and change: change(net, opt)
+    return torch.cat([p.detach().contiguous().flatten() for p in net.parameters()])
+
+
+MAKE = {'adam': lambda p: torch.optim.Adam(p, 0.01, weight_decay=0.1), 'adamw': lambda p: torch.optim.AdamW(p, 0.01),
+        'amsgrad': lambda p: torch.optim.Adam(p, 0.01, amsgrad=True), 'adagrad': lambda p: torch.optim.Adagrad(p, 0.01),
+        'sgd': lambda p: torch.optim.SGD(p, 0.01, momentum=0.9, nesterov=True)}
+
+
+@pytest.mark.parametrize('name', MAKE)
+def test_fused_changes_rounding_only(name):
+    torch.testing.assert_close(trained(MAKE[name], fused=True), trained(MAKE[name]), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize('name', MAKE)
+def test_averages_follow_the_layout(name):
+    "Also where fusing comes after the first step; without `match_layout` the fused version mixes weights up"
+    def relaid(net, opt): net.to(memory_format=torch.channels_last)
+    def matched(net, opt): relaid(net, opt), match_layout(opt)
+    def late(net, opt): relaid(net, opt), fuse(opt)
+    wanted = trained(MAKE[name])
+    for change, fused in (matched, True), (late, False), (relaid, False):
+        torch.testing.assert_close(trained(MAKE[name], change, fused), wanted, rtol=1e-4, atol=1e-6)
+    assert (trained(MAKE[name], relaid, True) - wanted).abs().max() > 1e-4, 'the trap that the lesson warns of'
+
+
+def test_what_has_no_fused_version():
+    p = [nn.Parameter(torch.zeros(3))]
+    assert not fuse(torch.optim.RMSprop(p)) and not fuse(torch.optim.Adam(p, differentiable=True))
+    assert not fuse(FastaiAdam(p, 0.1)) and not is_fused(FastaiAdam(p, 0.1))
+    some = Learner(learner(SMALL, DATA, 3, device='cpu').dls, nn.Sequential(nn.Flatten(), nn.Linear(3*18*23, 10)),
+                   nn.CrossEntropyLoss(), opt_func=FastaiAdam, cbs=FuseOptimizer())
+    with pytest.raises(ValueError, match='fused_optimizer: Optimizer has no fused version; torch.optim.AdamW'):
+        with some.no_bar(), some.no_logging(): some.fit(1)
+
+
+def test_the_trick_fuses_and_trains_the_same():
+    "The trick's run equals the plain one; a copied callback and a second fit find the optimiser as it should be"
+    runs = [train(r, DATA, seed=3, progress=False) for r in (SMALL, SMALL + FusedOptimizer())]
+    a, b = (torch.cat([v.flatten().float() for v in r.trained.model.state_dict().values()]) for r in runs)
+    torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+    learn = learner(SMALL + tricks['fused_optimizer'](), DATA, 3, device='cpu')
+    with learn.no_bar(), learn.no_logging(): learn.fit(1)
+    assert is_fused(learn.opt) and current_setting(learn).fused
+    lay_out(learn, True)
+    state = learn.opt.opt.state
+    assert state and all(v.stride() == p.stride() for p, s in state.items() for v in s.values() if v.shape == p.shape)
+
+
+def test_autotune_applies_a_fused_optimiser(learn, clock, monkeypatch):
+    monkeypatch.setattr(tuning, '_look', lambda step: Look(0.01, 0.002, 0.))
+    monkeypatch.setattr(tuning, '_lap', lambda step, s, calls: 0.01 - 0.002*s.fused)
+    done = autotune(learn, 2.)
+    assert done.chosen.fused and not done.chosen.channels_last and done.speed == pytest.approx(1.25)
+    assert SMALL + FusedOptimizer() == done.recipe(SMALL)
+    again = autotune(learn, 2.)
+    assert again.base.fused and all(s.fused for s in again.found.seconds) and again.recipe(SMALL) == SMALL
+    assert sum(isinstance(cb, FuseOptimizer) for cb in learn.cbs) == 1
+    with learn.no_bar(), learn.no_logging(): learn.fit(1)
+    assert is_fused(learn.opt)
+
+
+def test_what_cannot_win_is_not_tried(learn, clock, monkeypatch):
+    monkeypatch.setattr(tuning, '_look', lambda step: Look(0.01, 0.0002, 100.))
+    clock.speeds = SPEEDS
+    tried = autotune(learn, 2., process=True, apply=False).found.seconds
+    assert not any(s.fused for s in tried) and {s.memory for s in tried} == {'default'}
+    assert Look(0.01, 0.0004, 100.).worth(0.03) == (True, False)
+    assert Look(0.01, 0.0002, 400.).worth(0.03) == (False, True)
 
 
 def test_doctor_measures_and_leaves_no_setting():
