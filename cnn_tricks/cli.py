@@ -67,6 +67,11 @@ def _train(a):
     with _wait('loading torch and fastai'): from cnn_tricks.runs import train_command, train_on_several
     return (train_on_several if several else train_command)(a)
 
+def _audit(a):
+    if a.folder is not None and not Path(a.folder).exists(): raise UsageError(f'{a.folder}: no such folder')
+    with _wait('loading torch and fastai'): from cnn_tricks.audit_runs import audit_command
+    return audit_command(a)
+
 def _predict(a):
     if not Path(a.model).exists(): raise UsageError(f'{a.model}: no such folder')
     from cnn_tricks.commands import predict_command
@@ -115,14 +120,50 @@ def _add_train(commands):
     p.add_argument('--threads', type=_number(int, 1), metavar='N', help="processor threads (default: torch's choice)")
     p.add_argument('--device', help='cpu, cuda, mps (default: the fastest there is)')
 
+# %% ../nbs/90_cli.ipynb #cli-audit-about
+_audit_about = '''Tries the tricks of the course on your images: each against the recipe
+without it, over several seeds and for equal seconds of training. Says which
+help, which hurt, which make no difference and which it could not decide in the
+minutes given, and then checks all that help together on the test images.
+Leaves a folder: report.html, ledger.json and recipe.json (the recipe with what
+helped, for `cnn_tricks train --recipe`). Ctrl-C stops; --resume goes on.'''
+
+def _delta(text): # of --delta, in points
+    value = _number(float, 0, above=True)(text)
+    if value < 100: return value
+    raise argparse.ArgumentTypeError(f'{text!r} is no number of points below 100')
+
+def _add_audit(commands):
+    p = _command(commands, 'audit', _audit, 'find out which tricks help on your images', _audit_about, [
+        '', 'photos --minutes 30', 'photos --minutes 10 --tricks ema mixup label_smoothing --delta 0.5', '--resume'])
+    p.add_argument('folder', nargs='?', metavar='FOLDER', help='as for train; without it, the clothes that come with '
+                   'cnn_tricks')
+    above_0 = _number(float, 0, above=True)
+    p.add_argument('--minutes', type=above_0, metavar='M', help='minutes for everything (default: 10)')
+    p.add_argument('--recipe', help='what the tricks are added to: fast (default), baseline, or a JSON file')
+    p.add_argument('--tricks', nargs='+', metavar='NAME', help='tricks to try (default: all that can be used here, the '
+                   'most promising first)')
+    p.add_argument('--delta', type=_delta, metavar='POINTS', help='the smallest difference of accuracy that matters to '
+                   'you, in points (default: 1)')
+    p.add_argument('--size', type=_number(int, 1), metavar='PIXELS',
+                   help='side of the images (default: as they are, up to 64)')
+    p.add_argument('--out', metavar='DIR', help='folder for the results (default: cnn_tricks_audit, or '
+                   'cnn_tricks_audit_2 and so on where that holds an audit)')
+    p.add_argument('--resume', action='store_true', help='go on with the audit in --out')
+    p.add_argument('--seed', type=_number(int, 0), help='the first of the seeds (default: 42)')
+    p.add_argument('--threads', type=_number(int, 1), metavar='N', help="processor threads (default: torch's choice)")
+    p.add_argument('--device', help='cpu, cuda, mps (default: the fastest there is)')
+
 # %% ../nbs/90_cli.ipynb #cli-other-options
 def _add_predict(commands):
     p = _command(commands, 'predict', _predict, 'name the class of each picture',
-                 'Prints, for each picture, its class and how sure the network is.',
-                 ['cnn_tricks_run a.jpg', 'cnn_tricks_run *.jpg --top 3', 'cnn_tricks_run a.jpg --json'])
+                 'Prints, for each picture, its class and how sure the network is; with --heat, draws where it looks.',
+                 ['cnn_tricks_run a.jpg', 'cnn_tricks_run *.jpg --top 3', 'cnn_tricks_run a.jpg --heat where',
+                  'cnn_tricks_run a.jpg --json'])
     p.add_argument('model', metavar='MODEL', help='the folder that `cnn_tricks train` has left')
     p.add_argument('images', nargs='+', metavar='IMAGE', help='picture files')
     p.add_argument('--top', type=_number(int, 1), default=1, metavar='N', help='how many classes to print (default: 1)')
+    p.add_argument('--heat', metavar='DIR', help='draw where the network looks in each picture, into this folder')
     p.add_argument('--json', action='store_true', help='print JSON')
 
 def _add_lessons(commands):
@@ -146,7 +187,7 @@ def parser()->argparse.ArgumentParser: # of the whole command line
                 description='Which training tricks help your convolutional network, on your images, on your machine.')
     p.add_argument('--version', action='version', version=f'cnn_tricks {__version__}')
     commands = p.add_subparsers(metavar='COMMAND', required=True, parser_class=_Parser)
-    for add in (_add_train, _add_predict, _add_lessons, _add_doctor): add(commands)
+    for add in (_add_train, _add_predict, _add_audit, _add_lessons, _add_doctor): add(commands)
     return p
 
 # %% ../nbs/90_cli.ipynb #cli-main

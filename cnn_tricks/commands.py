@@ -43,19 +43,28 @@ def _load(folder):
     except (FileNotFoundError, MemoryError): raise
     except Exception as e: raise ValueError(f'{folder} cannot be read as a model: {type(e).__name__}: {e}'[:300]) from e
 
+def _draw_heat(path, trained, folder): # -> the file that shows where the network looks in a picture
+    from cnn_tricks.heat import explain
+    folder, name, n = Path(folder), Path(path).name, 1
+    folder.mkdir(parents=True, exist_ok=True)
+    while (file := folder/f'{name}{f"_{n}" * (n > 1)}.png').exists(): n += 1
+    explain(trained, _picture(path, trained)).savefig(file, dpi=100)
+    return file
+
 def predict_command(
     a # what argparse made of the command line
 )->int: # exit code: 1 if a picture could not be read
-    "`cnn_tricks predict`: the most probable classes of each picture"
+    "`cnn_tricks predict`: the most probable classes of each picture, and where the network looks in it"
     trained, rows, code = _load(a.model), [], 0
     for path, p in _probabilities(trained, a.images):
         if isinstance(p, str):
             code = _complain(f'error: {path}: {p}')
             rows.append({'image': path, 'error': p})
-        else:
-            best = _best(p, trained.classes, a.top)
-            rows.append({'image': path, 'top': best})
-            if not a.json: print(f'{path}: ' + ', '.join(f'{b["class"]} {100*b["probability"]:.1f} %' for b in best))
+            continue
+        best, heat = _best(p, trained.classes, a.top), _draw_heat(path, trained, a.heat) if a.heat else None
+        rows.append({'image': path, 'top': best} | ({'heat': str(heat)} if heat else {}))
+        said = ', '.join(f'{b["class"]} {100*b["probability"]:.1f} %' for b in best)
+        if not a.json: print(f'{path}: {said}' + f' ({heat})' * bool(heat))
     if a.json: print(json.dumps(rows, indent=1, ensure_ascii=False))
     return code
 

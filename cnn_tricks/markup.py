@@ -62,6 +62,12 @@ _look = {'svg.fonttype': 'none', 'svg.hashsalt': 'cnn_tricks', 'font.size': 10, 
          'axes.labelcolor': _ink, 'axes.edgecolor': _ink}
 _inks = ':root{--ink:#1c2430}@media(prefers-color-scheme:dark){:root{--ink:#e6e9ee}}'
 
+def _svg(fig, alt): # matplotlib's figure -> HTML
+    out = io.StringIO()
+    fig.savefig(out, format='svg', transparent=True, metadata={'Date': None})
+    svg = out.getvalue().replace(_ink, 'var(--ink)').replace("'DejaVu Sans'", 'system-ui')
+    return _img(alt, 'svg+xml', svg.replace('<defs>', f'<style>{_inks}</style><defs>', 1).encode())
+
 def line_chart(
     lines:dict, # label -> (x values, y values, matplotlib style)
     xlabel:str, # with its unit
@@ -77,10 +83,7 @@ def line_chart(
         ax.grid(alpha=0.25, lw=0.5)
         named = {t: h for h, t in zip(*ax.get_legend_handles_labels())}
         if len(named) > 1: fig.legend(named.values(), named, loc='outside upper left', ncols=3, frameon=False)
-        out = io.StringIO()
-        fig.savefig(out, format='svg', transparent=True, metadata={'Date': None})
-    svg = out.getvalue().replace(_ink, 'var(--ink)').replace("'DejaVu Sans'", 'system-ui')
-    return _img(alt, 'svg+xml', svg.replace('<defs>', f'<style>{_inks}</style><defs>', 1).encode())
+        return _svg(fig, alt)
 
 # %% ../nbs/90_cli.ipynb #markup-style
 _style = '''

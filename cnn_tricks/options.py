@@ -16,13 +16,15 @@ from .recipe import Recipe, recipes
 
 # %% ../nbs/90_cli.ipynb #options-folder
 _default, _budgets, _least = 'cnn_tricks_run', ('epochs', 'steps', 'seconds'), 500
-_files = ('run.json', 'metrics.json', 'model.safetensors', 'recipe.json', 'report.html', 'checkpoint.pt', 'baseline')
+_files = ('run.json', 'metrics.json', 'ledger.json', 'model.safetensors', 'recipe.json', 'report.html',
+          'checkpoint.pt', 'baseline')
 
 def _holds(folder): return [n for n in _files if (folder/n).exists()]
 
 def run_folder(
-    out:str=None, # the folder that was asked for; None: the default, or one like it that is free
-    resume:bool=False # go on with the run that is there?
+    out:str=None, # the folder that was asked for; None: `default`, or one like it that is free
+    resume:bool=False, # go on with the run that is there?
+    default:str=_default # the folder that is meant where none was asked for
 )->Path: # the folder to write to; it need not exist
     "Where a run goes: never into a folder that holds another run"
     if out is not None:
@@ -31,8 +33,8 @@ def run_folder(
             what = 'an unfinished run: add --resume' if 'run.json' in found else f'results ({found[0]}): remove them'
             raise UsageError(f'{out} holds {what}, or give another folder with --out')
         return Path(out)
-    tried = [Path(_default)]
-    while _holds(tried[-1]) or tried[-1].is_file(): tried.append(Path(f'{_default}_{len(tried) + 1}'))
+    tried = [Path(default)]
+    while _holds(tried[-1]) or tried[-1].is_file(): tried.append(Path(f'{default}_{len(tried) + 1}'))
     unfinished = [p for p in tried if (p/'run.json').exists()]
     return (unfinished or tried[:-1] or tried)[-1] if resume else tried[-1]
 
@@ -57,24 +59,33 @@ def read_recipe(
 _names = 'epochs', 'minutes', 'steps', 'size', 'seed', 'batch_size', 'lr', 'no_baseline'
 
 def given_options(
-    a # what argparse made of the command line
+    a, # what argparse made of the command line
+    names:tuple=_names # the options that decide a run, beside folder and recipe
 )->dict: # only what was given: `folder`, `recipe`, `epochs` and so on
     "What the command line says about the run itself, as plain values"
-    given = {k: getattr(a, k) for k in _names} | dict(folder=a.folder and str(Path(a.folder).resolve()))
+    given = {k: getattr(a, k) for k in names} | dict(folder=a.folder and str(Path(a.folder).resolve()))
     return {k: v for k, v in given.items() if v is not None} | (dict(recipe=read_recipe(a.recipe)) if a.recipe else {})
 
+
+# %% ../nbs/90_cli.ipynb #options-kept
 def options_of(
     out:Path, # the folder of a run
     given:dict, # of `given_options`
-    resume:bool # go on with the run in `out`?
+    resume:bool, # go on with the run in `out`?
+    fresh:dict=None, # what an option is that was not given; None: as for `train`
+    command:str='train' # whose run it is
 )->dict: # every option
     "All options of a run; one that goes on keeps its own, which the command line may repeat and not change"
-    if not resume: return dict.fromkeys(_names) | dict(folder=None, seed=42, recipe=read_recipe('fast')) | given
-    old = json.loads((out/'run.json').read_text(encoding='utf-8'))['options']
+    if not resume: return (fresh or _fresh()) | given
+    kept = json.loads((out/'run.json').read_text(encoding='utf-8'))
+    if (other := kept.get('command', 'train')) != command:
+        raise UsageError(f'cannot resume {out}: it holds what `cnn_tricks {other}` began')
+    old = kept['options']
     for k, v in given.items():
         if old.get(k) != v: raise UsageError(f'cannot resume {out}: {k} was {_short(old.get(k))}, now {_short(v)}')
     return old
 
+def _fresh(): return dict.fromkeys(_names) | dict(folder=None, seed=42, recipe=read_recipe('fast'))
 def _short(v): return v['label'] if isinstance(v, dict) else v
 
 def tried_device(

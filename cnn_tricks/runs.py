@@ -174,13 +174,27 @@ def _try(arms, data, seed, device):
             hint = ' (another --size, or --no-baseline)' if len(arms) > 1 and label == 'baseline' else ''
             raise ValueError(f'{label}: {e}{hint}') from e
 
-def _claim(out, o):
+def _claim(out, o, command='train'):
     "Make the folder a run's: try that it can be written, and note the options"
     with _writing(out):
         writable_folder(out)
         if (free := shutil.disk_usage(out).free) < 2**25: raise OSError(f'only {free/2**20:.1f} MB are free there')
         with atomic_write(out/'run.json') as f:
-            f.write(json.dumps({'options': o, 'cnn_tricks': __version__}, indent=1).encode())
+            f.write(json.dumps({'command': command, 'options': o, 'cnn_tricks': __version__}, indent=1).encode())
+
+# %% ../nbs/90_cli.ipynb #runs-place
+def _place(a, said, default=_default, done='metrics.json', what='run'):
+    "(folder, does an unfinished run go on there?); None in place of the second: it is finished"
+    out = run_folder(a.out, a.resume, default)
+    there = a.resume and (out/'run.json').exists()
+    if a.resume and not there:
+        if (out/done).exists():
+            said.print(f'the {what} in {out} is finished: open {out}/report.html; '
+                       f'for another {what} leave out --resume')
+            return out, None
+        said.print(f'nothing to go on with in {out}: a new {what} starts')
+    if not a.out and not there and out.name != default: said.print(f'{default} holds a {what}: this one goes to {out}')
+    return out, there
 
 # %% ../nbs/90_cli.ipynb #runs-command
 def train_command(
@@ -189,14 +203,9 @@ def train_command(
     first:bool=True # is this the first process? The others leave no results
 )->int: # exit code
     "`cnn_tricks train`: the baseline, then the recipe, on the same images; results in a folder that can be resumed"
-    out, said = run_folder(a.out, a.resume), _console()
-    there = a.resume and (out/'run.json').exists()
-    if a.resume and not there:
-        if (out/'metrics.json').exists():
-            said.print(f'the run in {out} is finished: open {out}/report.html; for another run leave out --resume')
-            return 0
-        said.print(f'nothing to go on with in {out}: a new run starts')
-    if not a.out and not there and out.name != _default: said.print(f'{_default} holds a run: this one goes to {out}')
+    said = _console()
+    out, there = _place(a, said)
+    if there is None: return 0
     o = options_of(out, given_options(a), there)
     if a.threads: torch.set_num_threads(a.threads)
     device, data, entries = tried_device(a.device), _read(o, a.folder), []

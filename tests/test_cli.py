@@ -12,13 +12,14 @@ from cnn_tricks.cli import main, parser
 from cnn_tricks.course import lessons_path
 
 CLASSES = ('<b>bold & "so on"', 'Köln $x$ 猫', 'plain')  # names that a web page or a chart could trip over
-COMMANDS = 'train', 'predict', 'lessons', 'doctor'
+COMMANDS = 'train', 'predict', 'audit', 'lessons', 'doctor'
 
 # Reads jobs from stdin and runs each in a fork of itself: a process of its own without seconds of imports.
 SERVER = '''
 import json, os, resource, signal, sys, warnings
 warnings.simplefilter('ignore')
-import torch, cnn_tricks.runs, cnn_tricks.doctor, cnn_tricks.pictures
+import torch, cnn_tricks.audit_runs, cnn_tricks.runs, cnn_tricks.doctor, cnn_tricks.pictures
+from cnn_tricks.looks import boundary
 from cnn_tricks.cli import main
 from cnn_tricks.markup import line_chart
 torch.optim.Adam([torch.zeros(1)])  # the first optimiser and the first chart import more
@@ -131,7 +132,8 @@ BAD = [[], ['fly'], ['train', '--epochs', '0'], ['train', '--epochs', 'nan'], ['
        ['train', '--steps', '1.5'], ['train', '--epochs', '1', '--steps', '1'], ['train', '--lr', 'inf'],
        ['train', '--seed', '-1'], ['train', '--threads', '0'], ['train', 'a', 'b'], ['train', '--colour'],
        ['train', 'no such folder'], ['predict'], ['predict', 'no such model', 'a.png'], ['predict', 'x', 'a.png', '--top', '0'],
-       ['lessons', '--port', 'x'], ['doctor', 'me']]
+       ['audit', '--minutes', '0'], ['audit', '--minutes', 'nan'], ['audit', '--delta', '100'], ['audit', '--delta', '-1'],
+       ['audit', 'no such folder'], ['audit', '--tricks'], ['audit', '--size', '0'], ['lessons', '--port', 'x'], ['doctor', 'me']]
 
 
 @pytest.mark.parametrize('args', BAD, ids=' '.join)
@@ -150,7 +152,7 @@ with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.St
     codes = [main(a) for a in {BAD + [['--version'], ['--help']] + [[c, '--help'] for c in COMMANDS]}]
 print(json.dumps([codes, sorted({{m.split('.')[0] for m in sys.modules}})]))'''
     codes, loaded = json.loads(run(sys.executable, '-c', code, cwd=tmp_path))
-    assert codes == [2]*len(BAD) + [0]*6
+    assert codes == [2]*len(BAD) + [0]*(2 + len(COMMANDS))
     assert not {'torch', 'fastai', 'fastcore', 'numpy', 'rich', 'matplotlib', 'PIL'} & set(loaded)
 
 
@@ -397,6 +399,81 @@ def test_kill_and_resume(server, cnn_tricks, photos, tmp_path):
     assert 'nothing to go on with' in cnn_tricks('train', photos, '--steps', 1, '--resume', '--out', 'new', '--no-baseline').out
 
 
+# audit
+
+SMALL = '--recipe', 'r.json', '--tricks', 'label_smoothing', 'mixup', '--size', 16
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    "`r.json`: a network so small that an audit takes seconds."
+    r = dict(network='resnet', network_args=dict(width=4, blocks=[0, 1], grid=2), optimizer='adamw', lr=.01, batch_size=32, steps=30)
+    (tmp_path/'r.json').write_text(json.dumps(r))
+
+
+def check_audit_page(path):
+    page = Page(path.read_text(encoding='utf-8'))
+    assert not [w for w in page.wrong if not w.startswith('https://cnn-tricks.github.io/')], page.wrong
+    tags, pictures = [t for t, _ in page.tags], [a for t, a in page.tags if t == 'img']
+    assert not {'script', 'link', 'iframe', 'object', 'form'} & set(tags) and tags.count('h1') == 1
+    assert all(len(a['alt']) > 10 for a in pictures)
+    return page
+
+
+def test_audit(cnn_tricks, photos, recipe, tmp_path):
+    job = cnn_tricks('audit', photos, *SMALL, '--minutes', .12, '--out', 'a')
+    assert re.search(r'plan: [12] tricks? and a control', job.out) and ' tried. ' in job.out and 'round 3' in job.err
+    assert sorted(p.name for p in (tmp_path/'a').iterdir()) == ['ledger.json', 'recipe.json', 'report.html']
+    page = check_audit_page(tmp_path/'a'/'report.html')
+    text = ''.join(page.text)
+    for word in 'label_smoothing', 'mixup', 'the recipe again', 'The last check', 'What this does not say', 'broken.png', 'What was not tried':
+        assert word in text
+    assert any(a.get('href', '').endswith('/stopping.html') for _, a in page.tags)
+    d = json.loads((tmp_path/'a'/'ledger.json').read_text())
+    assert d['finished'] and d['spent'] < 60*.12*1.15 + 2 and d['asked']['delta'] == .01
+    before = (tmp_path/'a'/'ledger.json').read_bytes()
+    assert 'holds results' in cnn_tricks('audit', photos, *SMALL, '--out', 'a', code=2, lines=1).err
+    assert 'is finished' in cnn_tricks('audit', '--resume', '--out', 'a').out and before == (tmp_path/'a'/'ledger.json').read_bytes()
+    cnn_tricks('train', photos, '--size', 16, '--recipe', 'a/recipe.json', '--no-baseline', '--out', 'b')
+    r = json.loads((tmp_path/'b'/'recipe.json').read_text())['recipe']
+    assert r['steps'] == 30 and {t['name'] for t in r['tricks']} <= {'label_smoothing', 'mixup'}
+
+
+def test_audit_stops_and_goes_on(server, cnn_tricks, photos, recipe, tmp_path):
+    job = Job(server, tmp_path, 'audit', photos, *SMALL, '--minutes', .2)
+    job.wait_for('round 3')
+    os.kill(job.pid, signal.SIGINT)
+    last = job.wait().err.splitlines()[-1]
+    assert job.code == 130 and 'stopped in round 3' in last and 'go on with: cnn_tricks audit --resume' in last
+    folder = tmp_path/'cnn_tricks_audit'
+    assert sorted(p.name for p in folder.iterdir()) == ['ledger.json', 'recipe.json', 'report.html', 'run.json']
+    assert 'Not finished' in ''.join(check_audit_page(folder/'report.html').text)
+    before = json.loads((folder/'ledger.json').read_text())
+    assert 'unfinished' in cnn_tricks('audit', photos, '--out', 'cnn_tricks_audit', code=2, lines=1).err
+    assert 'minutes was 0.2, now 3' in cnn_tricks('audit', '--resume', '--minutes', 3, code=2, lines=1).err
+    assert 'what `cnn_tricks audit` began' in cnn_tricks('train', '--resume', '--out', 'cnn_tricks_audit', code=2, lines=1).err
+    kept = (folder/'ledger.json').read_text()
+    (folder/'ledger.json').write_text(kept[:200])
+    assert 'cannot be read as an audit' in cnn_tricks('audit', '--resume', code=1, lines=1).err
+    assert (folder/'ledger.json').read_text() == kept[:200]
+    (folder/'ledger.json').write_text(kept)
+    assert 'going on after round 2' in cnn_tricks('audit', '--resume').out
+    after = json.loads((folder/'ledger.json').read_text())
+    for old, new in zip(before['arms'], after['arms']): assert new['runs'][:len(old['runs'])] == old['runs']
+    assert after['finished'] and not (folder/'run.json').exists()
+
+
+def test_audit_complains(cnn_tricks, photos, recipe, tmp_path):
+    (tmp_path/'empty').mkdir()
+    draw(tmp_path/'single', 2, ('only',))
+    for folder in 'empty', 'single': assert folder in cnn_tricks('audit', folder, code=1, lines=1).err
+    assert "did you mean 'mixup'" in cnn_tricks('audit', photos, '--tricks', 'mixp', code=2, lines=1).err
+    assert re.search(r'--minutes 0\.001: too short .* about [\d.]+ minutes', cnn_tricks('audit', photos, *SMALL, '--minutes', .001, code=2, lines=1).err)
+    assert 'already' in cnn_tricks('audit', photos, '--tricks', 'one_cycle', '--minutes', 1, code=1, lines=1).err
+    assert 'is a file' in cnn_tricks('audit', photos, '--out', 'r.json', code=2, lines=1).err
+    assert not list(tmp_path.glob('cnn_tricks_audit*'))
+
+
 # predict
 
 @pytest.fixture
@@ -426,6 +503,19 @@ def test_predict(cnn_tricks, trained, pictures, tmp_path):
     assert max(abs(p - got[c]) for c, p in zip(sorted(CLASSES), want)) < 1e-3
     text = cnn_tricks('predict', trained[0]/'model.safetensors', *pictures, lines=0).out.splitlines()
     assert len(text) == len(pictures) and text[0].startswith(f'exact.png: {rows[0]["top"][0]["class"]} ') and text[0].endswith(' %')
+
+
+def test_predict_draws_where_it_looks(cnn_tricks, trained, pictures, tmp_path):
+    (tmp_path/'note.png').write_text('no picture')
+    args = 'predict', trained[0], *pictures, 'note.png', '--heat', 'new/where'
+    rows = json.loads(cnn_tricks(*args, '--json', code=1, lines=1).out)
+    assert [Path(r['heat']).name for r in rows[:-1]] == [f'{p}.png' for p in pictures] and 'heat' not in rows[-1]
+    drawn = [Image.open(tmp_path/r['heat']) for r in rows[:-1]]
+    assert all(d.width > d.height > 100 and len(np.unique(np.asarray(d))) > 20 for d in drawn)
+    again = cnn_tricks('predict', trained[0], 'exact.png', '--heat', 'new/where', lines=0).out
+    assert again.rstrip().endswith('(new/where/exact.png_2.png)'), 'a picture that is there stays'
+    (tmp_path/'file').touch()
+    assert 'file' in cnn_tricks('predict', trained[0], 'exact.png', '--heat', 'file', code=1, lines=1).err
 
 
 def test_predict_goes_on_after_bad_pictures(cnn_tricks, trained, pictures, tmp_path):
