@@ -181,6 +181,7 @@ def _add_doctor(commands):
     p.add_argument('--no-measure', action='store_true', help='leave out the measurement')
     p.add_argument('--json', action='store_true', help='print JSON')
 
+# %% ../nbs/90_cli.ipynb #cli-parser
 def parser()->argparse.ArgumentParser: # of the whole command line
     "The command line and its help"
     p = _Parser('cnn_tricks', epilog='cnn_tricks COMMAND --help has the details and examples.',

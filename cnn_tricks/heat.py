@@ -63,7 +63,7 @@ def explain(
     "What a trained network says of a picture, and where it sees that"
     if target is not None and target not in trained.classes:
         raise ValueError(f"target={target!r}: must be one of {', '.join(map(str, trained.classes))}")
-    x = torch.from_numpy(np.array(image))[None]
+    x = (image if torch.is_tensor(image) else torch.from_numpy(np.array(image)))[None]
     p = trained.predict(x)[0]
     i = int(p.argmax()) if target is None else list(trained.classes).index(target)
     heat = grad_cam(trained.model, network_input(trained, x), i, layer)[0].float().cpu()

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from fastcore.basics import patch
 
 from .cost import Timings
-from .fused import FusedOptimizer
+from .hardware import FusedOptimizer
 from .pages import Table
 
 # %% ../nbs/12_hardware.ipynb #888a41cc

@@ -13,8 +13,7 @@ os.environ.setdefault('OMP_NUM_THREADS', '2')  # before torch is imported
 warnings.filterwarnings('ignore')
 
 from cnn_tricks.datasets import embedded
-from cnn_tricks.fused import FusedOptimizer
-from cnn_tricks.hardware import ChannelsLast
+from cnn_tricks.hardware import ChannelsLast, FusedOptimizer
 from cnn_tricks.measure import compare
 from cnn_tricks.recipe import recipes
 from recording import main

@@ -14,8 +14,8 @@ import cnn_tricks.autotune as tuning
 from cnn_tricks.allocator import memory_environment, memory_settings, set_memory
 from cnn_tricks.autotune import Look, Setting, autotune, candidates, current_setting, pick
 from cnn_tricks.cost import Timings
-from cnn_tricks.fused import FusedOptimizer, FuseOptimizer, fuse, is_fused, match_layout
-from cnn_tricks.hardware import (break_even, kind_of, lay_out, measured_peak,
+from cnn_tricks.fused import FuseOptimizer, fuse, is_fused, match_layout
+from cnn_tricks.hardware import (FusedOptimizer, break_even, kind_of, lay_out, measured_peak,
                                  step_operations, step_phases, utilisation)
 from cnn_tricks.recipe import Recipe, plan, tricks
 from cnn_tricks.shapes import shapes
