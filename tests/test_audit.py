@@ -157,7 +157,8 @@ def test_stopped_and_resumed(found, data, tmp_path):
     kept = Audit.load(tmp_path/'l.json')
     assert kept.rounds == 1 and not kept.finished and 'nothing can be said' in kept.answer()
     done = audit(data, TINY, PAIR, minutes=0.13, path=tmp_path/'l.json')
-    assert done.finished and [arm.runs[:len(k)] for arm, k in zip(done.arms, kept.arms)] == [k.runs for k in kept.arms]
+    before = {arm.name: arm.runs for arm in kept.arms} # on a slow machine the second trick may have been dropped
+    assert done.finished and all(arm.runs[:len(before[arm.name])] == before[arm.name] for arm in done.arms)
     r = train_again(done.arms[2], data)
     assert r == done.arms[2].runs[1].accuracy
 
