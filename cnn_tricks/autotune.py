@@ -56,6 +56,8 @@ def set_process(
     if memory_setting() != setting.memory: set_memory(setting.memory)
 
 # %% ../nbs/12_hardware.ipynb #c14cad08
+_fault = 2e-6 # seconds of a page fault, at most: what we measured, rounded up
+
 @dataclass
 class Look:
     "What a few steps tell, before anything is tried"
@@ -65,7 +67,7 @@ class Look:
 
     def worth(self, margin): # share of a step that must be there to be won -> (fused, memory), two bools
         "Could a fused optimiser, and could kept memory, save more than this share?"
-        return self.update > margin*self.seconds, 1e-6*self.faults > margin*self.seconds
+        return self.update > margin*self.seconds, _fault*self.faults > margin*self.seconds
 
 def _look(step, steps=3): # -> `Look`; the first step sets things up and is not counted
     kept = []

@@ -191,7 +191,7 @@ def membership_advantage(
     threshold:float=None, # None: the best one for a random half of the images, tried on the other, and the reverse
     seed:int=0 # of the halves
 )->Membership:
-    "How well a small loss gives away that an image was trained on (Yeom and others 2018, section 3)"
+    "How well a small loss gives away that an image was trained on (Yeom and others 2018)"
     for name, v in (('members', members), ('others', others)):
         if v.ndim != 1 or len(v) < 2 or v.isnan().any():
             raise ValueError(f'{name}: must be at least 2 losses, none of them nan, as (N,), not {tuple(v.shape)}')

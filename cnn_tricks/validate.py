@@ -49,7 +49,7 @@ def corrected_t(
     n_test:int, # images that it is scored on; 0 is Student's t, for runs that are independent
     level:float=0.95 # how often such an interval should hold the truth
 )->FoldInterval:
-    "The corrected resampled t interval: variance times 1/runs + n_test/n_train (Nadeau and Bengio 2003, section 5)"
+    "The corrected resampled t interval: variance times 1/runs + n_test/n_train (Nadeau and Bengio 2003)"
     d = np.asarray(differences, dtype=float)
     _check_level(level)
     if d.ndim != 1 or len(d) < 2: raise ValueError(f'differences: must be at least 2 numbers, not {d.shape}')

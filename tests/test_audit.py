@@ -158,6 +158,8 @@ def test_stopped_and_resumed(found, data, tmp_path):
     assert kept.rounds == 1 and not kept.finished and 'nothing can be said' in kept.answer()
     done = audit(data, TINY, PAIR, minutes=0.13, path=tmp_path/'l.json')
     before = {arm.name: arm.runs for arm in kept.arms} # on a slow machine the second trick may have been dropped
+    gone = before.keys() - {arm.name for arm in done.arms}
+    assert all(done.refused[name].startswith('no time') for name in gone)
     assert done.finished and all(arm.runs[:len(before[arm.name])] == before[arm.name] for arm in done.arms)
     r = train_again(done.arms[2], data)
     assert r == done.arms[2].runs[1].accuracy
