@@ -26,9 +26,17 @@ from .registry import atomic_write
 _folder = Path(__import__('cnn_tricks').__file__).parent
 _unseen = {'ctx', 'kind', 'type_comment', 'type_params', 'annotation', 'returns'}
 
+def _taken(node): # names that a statement imports from this package, wherever they stand in it; none for any other
+    inside = lambda name: name.split('.')[0] == 'cnn_tricks'
+    if isinstance(node, ast.Import) and all(inside(a.name) for a in node.names): return {('', a.asname) for a in node.names}
+    if not isinstance(node, ast.ImportFrom) or not (node.level or inside(node.module)): return set()
+    return {(a.name, a.asname) for a in node.names}
+
 def _shape(node): # a syntax tree -> nested tuples of what it does, the same in every version of Python
     if isinstance(node, list): return tuple(map(_shape, node))
+    if isinstance(node, str) and re.fullmatch(r'cnn_tricks(\.\w+)+', node): return 'a module of the package'
     if not isinstance(node, ast.AST): return repr(node)
+    if _taken(node): return 'imports', *sorted(_taken(node), key=str)
     if isinstance(node, ast.Call) and getattr(node.func, 'id', '') == 'Card': return 'Card' # whatever it says
     fields = {k: v for k, v in ast.iter_fields(node) if k not in _unseen and v not in (None, [])}
     if isinstance(fields.get('body'), list): fields['body'] = _code(fields['body'])
@@ -37,35 +45,38 @@ def _shape(node): # a syntax tree -> nested tuples of what it does, the same in 
     return type(node).__name__, *((k, _shape(v)) for k, v in fields.items())
 
 def _code(body): # statements -> those that do something: no docstrings, no other bare strings, no bare annotations
-    return [n for n in body if not (isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant))
+    taken = set().union(*map(_taken, body)) # of what is imported from the package, neither order nor place counts
+    kept = [n for n in body if not _taken(n) and not (isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant))
             and not (isinstance(n, ast.Assign) and getattr(n.targets[0], 'id', '') == '__all__')]
+    return [('imports', *sorted(taken, key=str))]*bool(taken) + kept
 
 # %% ../nbs/03_measure.ipynb #records-hash
 def code_hash(source:str)->str: # Python source -> 12 hexadecimal digits
-    "A hash of what the source does: comments, docstrings, annotations, layout and the text of cards do not count"
+    "A hash of what the source does: comments, docstrings, annotations, card texts and the package's module names do not count"
     return hashlib.blake2b(repr(_shape(ast.parse(source))).encode(), digest_size=6).hexdigest()
 
-def _imports(source): # -> names of the package's modules that the source imports, at any depth
-    found = set()
+def _imports(source, name): # of a module: `core.train` -> names of the package's modules that it imports, at any depth
+    found, home = set(), ['cnn_tricks', *name.split('.')]
     for n in ast.walk(ast.parse(source)):
         if isinstance(n, ast.Import): found |= {a.name for a in n.names}
         if isinstance(n, ast.ImportFrom):
-            base = 'cnn_tricks.' * (n.level > 0) + (n.module or '')
-            found |= {base} | {f'{base.rstrip(".")}.{a.name}' for a in n.names}
-    return {f.split('.')[1] for f in found if f.startswith('cnn_tricks.')}
+            base = '.'.join(home[:len(home) - n.level]*(n.level > 0) + [n.module]*bool(n.module))
+            found |= {base} | {f'{base}.{a.name}' for a in n.names}
+    return {f.removeprefix('cnn_tricks.') for f in found if f.startswith('cnn_tricks.')}
 
 def code_hashes(
-    modules:set, # names of modules of the package: {'train'}
+    modules:set, # names of modules of the package, without its own: {'core.train'}
     folder:Path=None # where the modules are; None: this package
 )->dict: # module -> hash, sorted
     "`code_hash` of these modules and of all modules of the package that they import, directly or not"
     folder, todo, hashes = Path(folder or _folder), set(modules), {}
     while todo:
         name = todo.pop()
-        if name in hashes or not (folder/f'{name}.py').is_file(): continue
-        source = (folder/f'{name}.py').read_text(encoding='utf-8')
+        path = folder/f'{name.replace(".", "/")}.py'
+        if name in hashes or not path.is_file(): continue
+        source = path.read_text(encoding='utf-8')
         hashes[name] = code_hash(source)
-        todo |= _imports(source)
+        todo |= _imports(source, name)
     return dict(sorted(hashes.items()))
 
 # %% ../nbs/03_measure.ipynb #records-modules
@@ -81,7 +92,7 @@ def modules_used(result)->set: # what can be recorded -> {'train', 'networks', .
         r = plan(Recipe.from_dict(arm.recipe))
         named = (networks, r.network), (optimizers, r.optimizer), (schedules, r.schedule), (losses, r.loss)
         used |= {registry[name].__module__ for registry, name in named} | {type(t).__module__ for t in r.tricks}
-    return {m.split('.')[1] for m in used if m.startswith('cnn_tricks.')}
+    return {m.removeprefix('cnn_tricks.') for m in used if m.startswith('cnn_tricks.')}
 
 # %% ../nbs/03_measure.ipynb #records-record
 @dataclass

@@ -12,14 +12,18 @@ from fastai.callback.core import Callback
 from scipy import stats
 
 import cnn_tricks
-from cnn_tricks.control import Interrupted
+from cnn_tricks.control import Interrupted, RunControl
 from cnn_tricks.cost import _joules, _rapl, energy_counters, measure_costs, training_costs
 from cnn_tricks.datasets import embedded
+from cnn_tricks.loaders import ImageLoader
 from cnn_tricks.measure import Arm, Comparison, Ledger, compare, ledger, repeat, seeds_needed
 from cnn_tricks.arms import Run, plan_steps
+from cnn_tricks.networks import resnet
+from cnn_tricks.parts import optimizers, sgd
 from cnn_tricks.recipe import Card, FlipShift, Recipe, Trick, recipes, trick, tricks
 from cnn_tricks.records import code_hash, code_hashes, modules_used, record, recorded
-from cnn_tricks.registry import bounded
+from cnn_tricks.registry import Registry, bounded
+from cnn_tricks.schedule import step
 from cnn_tricks.train import train
 
 TINY = Recipe(network='resnet', network_args={'width': 4, 'blocks': [0, 1]}, steps=6, batch_size=16,
@@ -317,38 +321,46 @@ def test_time_to():
 @pytest.fixture
 def package(tmp_path):
     "A copy of the package's modules that a test may edit."
-    folder = tmp_path/'cnn_tricks'
-    folder.mkdir()
-    for path in Path(cnn_tricks.__file__).parent.glob('*.py'): shutil.copy(path, folder)
-    return folder
+    keep = lambda folder, names: [n for n in names if (Path(folder)/n).is_file() and not n.endswith('.py')]
+    return Path(shutil.copytree(Path(cnn_tricks.__file__).parent, tmp_path/'cnn_tricks', ignore=keep))
 
 
-def edit(path, old, new):
+def home(thing):
+    "The module, as records name it, that a class or a function comes from."
+    return thing.__module__.removeprefix('cnn_tricks.')
+
+
+TRAINING = {home(train), home(sgd), home(step)}
+
+
+def edit(package, thing, old, new):
+    path = package/f'{home(thing).replace(".", "/")}.py'
     text = path.read_text(encoding='utf-8')
     assert old in text
     path.write_text(text.replace(old, new), encoding='utf-8')
 
 
 def test_documentation_does_not_make_a_record_stale(package):
-    before = code_hashes({'train', 'parts', 'schedule'}, package)
-    for path in package.glob('*.py'):
+    before = code_hashes(TRAINING, package)
+    for path in package.rglob('*.py'):
         text = path.read_text(encoding='utf-8').replace('"""', "'''", 2)
         path.write_text(f'"""Another docstring"""\n# a comment\n\n{text}\n\n# the end\n', encoding='utf-8')
-    edit(package/'parts.py', '"`torch.optim.SGD`, with Nesterov momentum unless told otherwise"', '"Steps downhill"')
-    edit(package/'parts.py', 'lr:float, # learning rate', 'lr, # how far')
-    edit(package/'train.py', '__all__ = [', "__all__ = ['more', ")
-    edit(package/'schedule.py', "tldr='", "tldr='In short: ")
-    assert code_hashes({'train', 'parts', 'schedule'}, package) == before
+    edit(package, sgd, '"`torch.optim.SGD`, with Nesterov momentum unless told otherwise"', '"Steps downhill"')
+    edit(package, sgd, 'lr:float, # learning rate', 'lr, # how far')
+    edit(package, train, '__all__ = [', "__all__ = ['more', ")
+    edit(package, step, "tldr='", "tldr='In short: ")
+    assert code_hashes(TRAINING, package) == before
 
 
-@pytest.mark.parametrize('module,old,new', [
-    ('parts', 'momentum:float=0.9', 'momentum:float=0.8'), ('control', 's.step += 1', 's.step += 2'),
-    ('loaders', 'div_(255)', 'div_(256)'), ('registry', 'class Registry', 'class Register')])
-def test_code_does(package, module, old, new):
-    before = code_hashes({'train', 'parts'}, package)
-    edit(package/f'{module}.py', old, new)
-    after = code_hashes({'train', 'parts'}, package)
-    assert [m for m in before if after[m] != before[m]] == [module]
+@pytest.mark.parametrize('thing,old,new', [
+    (sgd, 'momentum:float=0.9', 'momentum:float=0.8'), (RunControl, 's.step += 1', 's.step += 2'),
+    (ImageLoader, 'div_(255)', 'div_(256)'), (Registry, 'class Registry', 'class Register')],
+    ids=['sgd', 'RunControl', 'ImageLoader', 'Registry'])
+def test_code_does(package, thing, old, new):
+    before = code_hashes({home(train), home(sgd)}, package)
+    edit(package, thing, old, new)
+    after = code_hashes({home(train), home(sgd)}, package)
+    assert [m for m in before if after[m] != before[m]] == [home(thing)]
 
 
 def test_hash_is_the_same_in_every_python():
@@ -358,16 +370,42 @@ def test_hash_is_the_same_in_every_python():
     assert code_hash(source) == 'cb014409a6be'
 
 
+def test_where_a_name_comes_from_does_not_count():
+    "A module of the package may move; what is taken from it, and what is taken from other packages, counts."
+    one = 'import os\nfrom .recipe import Recipe, plan\nfrom .train import train\ndef f():\n    import cnn_tricks.runs\n' \
+          '    return import_module("cnn_tricks.runs")\n'
+    other = 'from cnn_tricks.core.train import train\nimport os\nfrom ..core.recipe import plan\n' \
+            'from ..core.steps import Recipe\ndef f():\n    import cnn_tricks.cli.train\n' \
+            '    return import_module("cnn_tricks.cli.train")\n'
+    assert code_hash(one) == code_hash(other)
+    changes = ('Recipe, plan', 'Recipe'), ('plan\n', 'plan as p\n'), ('import os', 'import sys'), ('train\n', 'learner\n')
+    for old, new in changes: assert old in one and code_hash(one.replace(old, new, 1)) != code_hash(one)
+    assert code_hash('from torch import nn') != code_hash('from fastai import nn')
+
+
+def test_hashes_follow_imports_into_folders(tmp_path):
+    "Relative ones of any depth, absolute ones, a module taken from its package, an import within a function."
+    files = {'core/train.py': 'from .plan import p\nfrom ..base import paths\ndef f():\n    import cnn_tricks.nets.cnn\n',
+             'core/plan.py': 'from .. import __version__\nfrom cnn_tricks.data.images import x', 'base/paths.py': 'import os',
+             'nets/cnn.py': '', 'data/images.py': '', 'core/other.py': '', '__init__.py': ''}
+    for name, text in files.items():
+        (tmp_path/name).parent.mkdir(exist_ok=True)
+        (tmp_path/name).write_text(text)
+    wanted = ['base.paths', 'core.plan', 'core.train', 'data.images', 'nets.cnn']
+    assert list(code_hashes({'core.train'}, tmp_path)) == wanted
+    assert code_hashes({'core.nowhere'}, tmp_path) == {}
+
+
 def test_modules_used(flips, data, toys):
-    used = modules_used(flips)
-    assert used == {'train', 'networks', 'parts', 'recipe'}
-    assert {'loaders', 'cnn', 'registry', 'control'} <= set(code_hashes(used)) and 'measure' not in code_hashes(used)
+    used, common = modules_used(flips), {home(f) for f in (train, resnet, sgd)}
+    assert used == common | {home(FlipShift)}
+    assert {home(f) for f in (ImageLoader, Registry, RunControl)} <= set(code_hashes(used))
+    assert home(compare) not in code_hashes(used)
     planned = toys('_planned', recipe=lambda self, r: r.replace(optimizer='_toy_sgd'), __module__='cnn_tricks.toy')
-    from cnn_tricks.parts import optimizers, sgd
     def toy_sgd(params, lr): return sgd(params, lr)
     toy_sgd.__module__ = 'cnn_tricks.elsewhere'
     optimizers.register('_toy_sgd', toy_sgd)
-    try: assert modules_used(compare(TINY, planned(), data, (0,), **QUIET)) == used - {'recipe'} | {'toy', 'elsewhere'}
+    try: assert modules_used(compare(TINY, planned(), data, (0,), **QUIET)) == common | {'toy', 'elsewhere'}
     finally: optimizers.remove('_toy_sgd')
 
 
