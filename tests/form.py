@@ -155,10 +155,11 @@ def title(nb):
 
 @rule(LESSON)
 def default_exp(nb):
-    "The first cell names the module, which is the lesson's name."
+    "The first cell names the module: the lesson's name, after the package's where it has one; a trick's must."
     first = nb.cells[0]
-    if not first.code or first.directives.get('default_exp') != nb.name:
-        yield f'{first}: must be "#| default_exp {nb.name}"'
+    *_, name = folders = first.directives.get('default_exp', '').split('.') if first.code else ['']
+    if name != nb.name and (nb.kind == 'trick' or len(folders) < 2):
+        yield f'{first}: must be "#| default_exp {nb.name}", or that after the name of a package and a dot'
 
 
 @rule(('trick',))
@@ -257,7 +258,7 @@ def alt_text(nb):
 def package_names():
     "Every name that the package's modules define or their classes have, read from the sources."
     names = set(dir(builtins))
-    for p in (ROOT/'cnn_tricks').glob('*.py'):
+    for p in (ROOT/'cnn_tricks').rglob('*.py'):
         tree = ast.parse(p.read_text(encoding='utf-8'))
         names |= {n.name for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.ClassDef))}
     return names

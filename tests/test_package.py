@@ -10,9 +10,12 @@ from fastai.callback.core import event
 from fastcore.docments import docments
 
 import cnn_tricks
+from cnn_tricks.records import _imports
 
 FOLDER = Path(cnn_tricks.__file__).parent
-SOURCES = {p.stem: p.read_text(encoding='utf-8') for p in sorted(FOLDER.glob('*.py')) if not p.stem.startswith('_')}
+# the modules by name without the package's own: 'train', or 'core.train' for one in a folder
+SOURCES = {'.'.join(p.relative_to(FOLDER).with_suffix('').parts): p.read_text(encoding='utf-8')
+           for p in sorted(FOLDER.rglob('*.py')) if not p.stem.startswith('_')}
 PARTS = [name for name in SOURCES if name != 'all']  # `all` only gathers the others
 
 
@@ -30,19 +33,12 @@ def exported(name) -> list:
 
 def imports_of(name) -> set:
     "The package's own modules that the module `name` imports anywhere."
-    nodes, found = ast.walk(ast.parse(SOURCES[name])), set()
-    for n in nodes:
-        if isinstance(n, ast.Import): found |= {a.name for a in n.names}
-        if isinstance(n, ast.ImportFrom):
-            base = 'cnn_tricks.' * (n.level > 0) + (n.module or '')
-            found |= {base} | {f'{base.rstrip(".")}.{a.name}' for a in n.names}
-    found = {f.split('.')[1] for f in found if f.startswith('cnn_tricks.')}
-    return found & set(SOURCES)
+    return _imports(SOURCES[name], name) & set(SOURCES)
 
 
 def lesson_number(name) -> int:
     "The number of the notebook that exports the module `name`, from its header."
-    found = re.search(r'File to edit: \.\./nbs/(\d+)_\w+\.ipynb', SOURCES[name])
+    found = re.search(r'File to edit: (?:\.\./)+nbs/(\d+)_\w+\.ipynb', SOURCES[name])
     assert found, f'{name}.py comes from no lesson'
     return int(found[1])
 
@@ -58,7 +54,7 @@ def test_module_alone(name, tmp_path):
     code = f'import cnn_tricks.{name} as m; from cnn_tricks.{name} import *\n' \
            'torch = sys.modules.get("torch"); print(json.dumps([m.__file__, torch and torch.cuda.is_initialized()]))'
     file, cuda = fresh(code, tmp_path)
-    assert Path(file) == FOLDER/f'{name}.py' and not cuda
+    assert Path(file) == FOLDER/f'{name.replace(".", "/")}.py' and not cuda
 
 
 def test_imports_change_no_settings(tmp_path):
@@ -130,7 +126,7 @@ def test_modules_are_short():
 def test_imports_follow_the_lessons():
     "The course's own modules stand outside: anyone may import them, and they import nothing else of the package."
     number = {n: lesson_number(n) for n in PARTS}
-    course = {n for n in PARTS if number[n] == number['course']}
+    course = {n for n in PARTS if number[n] == 5}
     graph = {n: imports_of(n) for n in PARTS}
     list(TopologicalSorter(graph).static_order())  # raises CycleError
     assert not {n: graph[n] - course for n in course if graph[n] - course}
