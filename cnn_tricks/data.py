@@ -226,7 +226,8 @@ def to(self: ImageData,
 @patch
 def loaders(self: ImageData, batch_size: int = 64, **kwargs):
     "`image_loaders(self, batch_size, ...)`: fastai `DataLoaders` of the train and valid parts"
-    return import_module('cnn_tricks.loaders').image_loaders(self, batch_size, **kwargs)
+    from cnn_tricks.loaders import image_loaders
+    return image_loaders(self, batch_size, **kwargs)
 
 # %% ../nbs/00_data.ipynb #resize
 def _resized(part, size):

@@ -22,10 +22,10 @@ datasets = Registry('data set')
 
 @cache
 def _embedded():
-    folder = files('cnn_tricks')/'embedded'
+    folder = files('cnn_tricks.embedded')
     about, packed = json.loads((folder/'fashion.json').read_text(encoding='utf-8')), (folder/'fashion.xz').read_bytes()
     if hashlib.sha256(packed).hexdigest() != about['sha256']:
-        raise RuntimeError('the embedded data is damaged (cnn_tricks/embedded/fashion.xz): install cnn_tricks again')
+        raise RuntimeError(f'the embedded data is damaged ({folder/"fashion.xz"}): install cnn_tricks again')
     images, shape = np.frombuffer(lzma.decompress(packed), np.uint8), about['shape']
     parts, start = [], 0
     for n in about['per_class'].values():

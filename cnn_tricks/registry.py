@@ -90,16 +90,18 @@ def check_args(self: Registry,
         raise ValueError(f'{field}: {self.kind} {name!r} takes no argument {arg!r}{hint}; '
                          f'it takes: {", ".join(known) or "none"}')
 
-_skip, _importing = {'all', 'cli'}, False
+_skip, _importing, _homes = {'all', 'cli'}, False, {'data', 'nets', 'core', 'tricks'}  # `_homes`: where things register
 
 def import_modules() -> list:  # The modules
-    "Import every module of the package but `all` and `cli`, so that all they register is known"
+    "Import every module that may register something, in the package itself and in those of its folders that register"
     global _importing
     if _importing: return []
-    names = [m.name for m in pkgutil.iter_modules(import_module('cnn_tricks').__path__) if not m.ispkg]
+    inside = lambda name: [*pkgutil.iter_modules(import_module(name).__path__, f'{name}.')]
+    found = inside('cnn_tricks')
+    found += [m for p in found if p.ispkg and p.name.split('.')[1] in _homes for m in inside(p.name)]
     _importing = True
-    try:
-        return [import_module(f'cnn_tricks.{name}') for name in names if name[0] != '_' and name not in _skip]
+    try: return [import_module(m.name) for m in found
+                 if not (m.ispkg or '._' in m.name or m.name.split('.')[1] in _skip)]
     finally: _importing = False
 
 # %% ../nbs/00_data.ipynb #fields

@@ -2,6 +2,7 @@
 import hashlib, http.server, json, math, os, sys, threading
 from collections import Counter
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,9 @@ from cnn_tricks import datasets as D, files, registry
 from cnn_tricks.data import ImageData, Part, stratified_order
 from cnn_tricks.loaders import ImageLoader, epoch_order, flip, image_loaders, shift, stream_seed
 from cnn_tricks.shapes import shapes
+
+
+EMBEDDED = Path(str(resources.files('cnn_tricks.embedded')))
 
 
 @pytest.fixture(scope='module')
@@ -43,7 +47,7 @@ def test_embedded(data):
 
 
 def test_embedded_file_is_the_one_described():
-    folder = ROOT/'cnn_tricks'/'embedded'
+    folder = EMBEDDED
     about = json.loads((folder/'fashion.json').read_text())
     assert hashlib.sha256((folder/'fashion.xz').read_bytes()).hexdigest() == about['sha256']
     assert (folder/'fashion.xz').stat().st_size < 7_000_000
@@ -59,9 +63,8 @@ def test_embedded_is_built_from_the_official_files():
 
 
 def test_damaged_embedded_file_is_refused(tmp_path, monkeypatch):
-    (tmp_path/'embedded').mkdir()
     for name, end in (('fashion.json', b''), ('fashion.xz', b'x')):
-        (tmp_path/'embedded'/name).write_bytes((ROOT/'cnn_tricks'/'embedded'/name).read_bytes() + end)
+        (tmp_path/name).write_bytes((EMBEDDED/name).read_bytes() + end)
     monkeypatch.setattr(D, 'files', lambda name: tmp_path)
     with pytest.raises(RuntimeError, match='damaged'): D._embedded.__wrapped__()
 
@@ -408,6 +411,18 @@ def test_registry(toys):
     with pytest.raises(ValueError, match='one of: none'): registry.Registry('thing')['x']
     toys.remove('ball')
     assert 'ball' not in toys
+
+
+def test_only_folders_that_register_are_imported(tmp_path, monkeypatch):
+    "A module beside the others, and one in such a folder; none that starts with _, none of another folder."
+    for name in 'beside', 'homely/__init__', 'homely/found', 'homely/_hidden', 'other/__init__', 'other/left':
+        (tmp_path/name).parent.mkdir(exist_ok=True)
+        (tmp_path/f'{name}.py').write_text('"A module of a test"')
+    monkeypatch.setattr('cnn_tricks.__path__', [str(tmp_path)])
+    monkeypatch.setattr(registry, '_homes', {'homely'})
+    try: assert [m.__name__ for m in registry.import_modules()] == ['cnn_tricks.beside', 'cnn_tricks.homely.found']
+    finally:
+        for name in [n for n in sys.modules if n.startswith(('cnn_tricks.beside', 'cnn_tricks.homely'))]: del sys.modules[name]
 
 
 def test_registry_homes(toys):

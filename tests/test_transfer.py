@@ -36,7 +36,7 @@ def noise(n=12, channels=1, size=(28, 28), k=3, seed=0):
 
 @pytest.mark.parametrize('name', SHIPPED)
 def test_shipped_weights(name):
-    folder = files('cnn_tricks')/'embedded'
+    folder = files('cnn_tricks.embedded')
     about = json.loads((folder/f'pretrained_{name}.json').read_text())
     packed = (folder/f'pretrained_{name}.safetensors').read_bytes()
     assert hashlib.sha256(packed).hexdigest() == about['sha256'] and len(packed) < 200_000
