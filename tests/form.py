@@ -155,11 +155,11 @@ def title(nb):
 
 @rule(LESSON)
 def default_exp(nb):
-    "The first cell names the module: the lesson's name, after the package's where it has one; a trick's must."
+    "The first cell names the module: the lesson's name, in a folder or in none; outside `tricks` another will do."
     first = nb.cells[0]
-    *_, name = folders = first.directives.get('default_exp', '').split('.') if first.code else ['']
-    if name != nb.name and (nb.kind == 'trick' or len(folders) < 2):
-        yield f'{first}: must be "#| default_exp {nb.name}", or that after the name of a package and a dot'
+    *folder, name = first.directives.get('default_exp', '').split('.') if first.code else ['']
+    if name != nb.name and folder in ([], ['tricks']):
+        yield f'{first}: must be "#| default_exp {nb.name}", or that after the name of a folder and a dot'
 
 
 @rule(('trick',))

@@ -129,6 +129,7 @@ def pad(nb): nb['cells'].append(dict(md('x'*400_000), id='long'))
 BREAKS = [
     ('title', swap('> Halving a feature', 'Halving a feature')), ('title', swap('# Pooling', '## Pooling')),
     ('default_exp', swap('default_exp pooling', 'default_exp pools')),
+    ('default_exp', swap('default_exp pooling', 'default_exp tricks.pools')),
     ('card', drop("tricks['pool'].card")), ('card', put("tricks['pool'].card", outputs=[])),
     ('before_you_start', drop('before_you_start(')), ('before_you_start', swap("'01_cnn'", "'12_hardware'")),
     ('before_you_start', swap("'13_pooling'", "'14_depthwise'")),
@@ -190,6 +191,13 @@ def test_rule_can_fail(lesson, rule, change):
     assert before != after, 'the change must change something'
     found = complaints(rule, lesson(after))
     assert found and all('13_pooling.ipynb: ' in c for c in found)
+
+
+@pytest.mark.parametrize('name', ['tricks.pooling', 'core.components'])
+def test_module_in_a_folder(lesson, name):
+    nb = good()
+    swap('default_exp pooling', f'default_exp {name}')(nb)
+    assert complaints('default_exp', lesson(nb)) == []
 
 
 @pytest.mark.parametrize('times', [{}, {'13_pooling': dict(seconds=61)}])
