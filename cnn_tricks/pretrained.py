@@ -38,7 +38,7 @@ def _shipped(name): # -> Pretrained
     about = json.loads((folder/f'pretrained_{name}.json').read_text(encoding='utf-8'))
     packed = (folder/f'pretrained_{name}.safetensors').read_bytes()
     if hashlib.sha256(packed).hexdigest() != about['sha256']:
-        raise RuntimeError(f'the weights in {folder} (pretrained_{name}.safetensors) are damaged: install cnn_tricks again')
+        raise RuntimeError(f'pretrained_{name}.safetensors in {folder} is damaged: install cnn_tricks again')
     weights = {k: v.float() if v.is_floating_point() else v for k, v in load(packed).items()}
     text = f"{about['task']}; {about['images']:,} images, {about['steps']:,} steps of {about['batch_size']}"
     return Pretrained(about['network'], about['network_args'], about['channels'], weights, text)

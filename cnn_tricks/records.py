@@ -27,10 +27,11 @@ _folder = Path(__import__('cnn_tricks').__file__).parent
 _unseen = {'ctx', 'kind', 'type_comment', 'type_params', 'annotation', 'returns'}
 
 def _taken(node): # names that a statement imports from this package, wherever they stand in it; none for any other
-    inside = lambda name: name.split('.')[0] == 'cnn_tricks'
-    if isinstance(node, ast.Import) and all(inside(a.name) for a in node.names): return {('', a.asname) for a in node.names}
-    if not isinstance(node, ast.ImportFrom) or not (node.level or inside(node.module)): return set()
-    return {(a.name, a.asname) for a in node.names}
+    if not isinstance(node, (ast.Import, ast.ImportFrom)): return set()
+    if getattr(node, 'level', 0): return {(a.name, a.asname) for a in node.names}
+    homes = [node.module] if hasattr(node, 'module') else [a.name for a in node.names]
+    if any(h.split('.')[0] != 'cnn_tricks' for h in homes): return set()
+    return {(a.name if hasattr(node, 'module') else '', a.asname) for a in node.names}
 
 def _shape(node): # a syntax tree -> nested tuples of what it does, the same in every version of Python
     if isinstance(node, list): return tuple(map(_shape, node))
@@ -52,7 +53,7 @@ def _code(body): # statements -> those that do something: no docstrings, no othe
 
 # %% ../nbs/03_measure.ipynb #records-hash
 def code_hash(source:str)->str: # Python source -> 12 hexadecimal digits
-    "A hash of what the source does: comments, docstrings, annotations, card texts and the package's module names do not count"
+    "A hash of what the source does: comments, docstrings, annotations, card texts and where modules stand do not count"
     return hashlib.blake2b(repr(_shape(ast.parse(source))).encode(), digest_size=6).hexdigest()
 
 def _imports(source, name): # of a module: `core.train` -> names of the package's modules that it imports, at any depth
