@@ -426,12 +426,12 @@ def test_record(flips, data, tmp_path):
 def test_stale_record_says_so(flips, tmp_path):
     path = record('flips', flips, tmp_path, made_by='python make.py')
     d = json.loads(path.read_text(encoding='utf-8'))
-    d['code'] |= {'train': 'x', 'gone_module': 'y'}
+    d['code'] |= {home(train): 'x', 'gone_module': 'y'}
     path.write_text(json.dumps(d), encoding='utf-8')
     kept = recorded('flips', tmp_path)
-    assert kept.stale == ['train', 'gone_module']
+    assert kept.stale == [home(train), 'gone_module']
     assert '**Stale:**' in kept.line().markdown
-    assert '`train`, `gone_module`' in str(kept) and 'python make.py' in str(kept)
+    assert f'`{home(train)}`, `gone_module`' in str(kept) and 'python make.py' in str(kept)
 
 
 def test_record_shows_itself(flips, tmp_path, monkeypatch):

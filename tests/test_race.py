@@ -233,7 +233,7 @@ def test_sorted_and_corrected(folder):
 def test_stale_is_seen(folder):
     assert not all_recorded(folder).stale
     d = json.loads((folder/'one.json').read_text())
-    d['code']['train'] = 'other'
+    d['code'] = dict.fromkeys(d['code'], 'other')
     (folder/'one.json').write_text(json.dumps(d))
     t = all_recorded(folder)
     assert t.stale == {'one'} and {r['record'] for r in t.rows if r['stale']} == {'one'}
