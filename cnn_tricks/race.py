@@ -13,9 +13,9 @@ import math
 from dataclasses import dataclass, fields
 
 import numpy as np
-from scipy import stats
 
 from .arms import Arm
+from .comparison import paired_t
 from .descent import muon
 from .pages import Table
 from .precision import Precision
@@ -27,6 +27,7 @@ class Contrast:
     "A weighted sum of arms, seed by seed: its mean, its 95% interval by Student's t, and what that says beside δ"
     name:str # what it measures
     values:tuple # one for each seed, in accuracy (0.01 is one point)
+    resolution:float = 0. # what one image counts, at the largest of the weights; 0 where that is not known
 
     @property
     def mean(self): "Mean over the seeds"; return float(np.mean(self.values))
@@ -37,9 +38,7 @@ class Contrast:
     @property
     def interval(self): # -> (low, high)
         "The 95% confidence interval of the mean; infinite for one seed"
-        if len(self.values) < 2: return -math.inf, math.inf
-        if np.ptp(self.values) < 1e-12: return self.mean, self.mean
-        return tuple(map(float, stats.ttest_1samp(self.values, 0.).confidence_interval(0.95)))
+        return paired_t(self.values, self.resolution)[1:3]
     def __repr__(self):
         low, high = (f'{100*v:+.2f}' for v in self.interval)
         return f'{self.name}: {100*self.mean:+.2f} points, 95% interval {low} to {high}, {len(self.values)} seeds'
@@ -57,7 +56,9 @@ def contrast(
     seeds = [arm.seeds for _, arm in terms]
     other = next((s for s in seeds if s != seeds[0]), None)
     if other: raise ValueError(f'terms: seeds {seeds[0]} and {other} differ; must be the same')
-    return Contrast(name, tuple(map(float, sum(w*arm.accuracies for w, arm in terms))))
+    images = [arm.data.get(arm.part) for _, arm in terms]
+    finest = max(abs(w)/n for (w, _), n in zip(terms, images)) if all(images) else 0.
+    return Contrast(name, tuple(map(float, sum(w*arm.accuracies for w, arm in terms))), finest)
 
 def interaction(
     base:Arm, # none of the tricks

@@ -20,6 +20,7 @@ from cnn_tricks.measure import Arm, Comparison, Ledger, compare, ledger, repeat,
 from cnn_tricks.arms import Run, plan_steps
 from cnn_tricks.networks import resnet
 from cnn_tricks.parts import optimizers, sgd
+from cnn_tricks.comparison import paired_t
 from cnn_tricks.recipe import Card, FlipShift, Recipe, Trick, recipes, trick, tricks
 from cnn_tricks.records import code_hash, code_hashes, modules_used, record, recorded
 from cnn_tricks.registry import Registry, bounded
@@ -85,9 +86,53 @@ def test_verdict(low, high, wanted):
     assert c.interval == pytest.approx((low, high), abs=1e-9) and c.verdict == wanted
 
 
+def judged(differences, images, delta=0.01):
+    "A comparison whose runs were all scored on so many images."
+    arms = (arm([0.]*len(differences), data={'valid': images}), arm(differences, 'trick', data={'valid': images}))
+    return Comparison(*arms, delta)
+
+
+@pytest.mark.parametrize('seeds', [2, 3, 5, 20, 300])
+@pytest.mark.parametrize('images', [1, 7, 500])
+@pytest.mark.parametrize('more', [0, 1])
+def test_agreement_is_no_certainty(seeds, images, more):
+    "However many seeds agree, an interval is as wide as one image at least, and p says what the interval says."
+    c = judged([more/images]*seeds, images)
+    low, high = c.interval
+    assert high - low >= 1/images - 1e-12 and c.p > 0 and (c.p < 0.05) == (not low <= 0 <= high)
+    assert c.difference == pytest.approx((low + high)/2) and c.resolution == pytest.approx(1/images)
+
+
+def test_one_image_decides_nothing():
+    for delta in (0.01, 0.1, 0.5): assert judged([0.]*3, 1, delta).verdict == 'undecided'
+    assert judged([1.]*2, 1).verdict == judged([0.002]*2, 500).verdict == 'undecided'
+    assert 'One image is 10 points here: more images are needed.' in judged([0.]*3, 10).summary()
+    assert judged([0.]*3, 4000).verdict == 'no difference beyond δ' and judged([0.03]*3, 4000).verdict == 'helps'
+
+
+def test_floor_is_where_it_should_be():
+    "A spread of an image or more is Student's own; below, the interval is that of one image's."
+    d = [0.004, 0.008, -0.002, 0.006]
+    theirs = stats.ttest_1samp(d, 0)
+    assert judged(d, 1000).interval == pytest.approx(tuple(theirs.confidence_interval(0.95)))
+    assert judged(d, 1000).p == pytest.approx(theirs.pvalue)
+    low, high = judged(d, 100).interval
+    assert (high - low)/2 == pytest.approx(stats.t.ppf(0.975, 3)*0.01/2) and low > judged(d, 50).interval[0]
+    mean, low, high, p = paired_t([0.1]*4, resolution=0.05, level=0.8)
+    assert high - mean == pytest.approx(stats.t.ppf(0.9, 3)*0.05/2) and p == pytest.approx(2*stats.t.sf(0.1/0.025, 3))
+
+
+def test_false_alarms_on_few_images():
+    "The same network twice, its images judged anew: of tables with few images and seeds, few say that one is better."
+    rng = np.random.default_rng(0)
+    for images, seeds in ((1, 3), (5, 2), (20, 3), (100, 5)):
+        counts = rng.binomial(images, 0.9, (2, 1500, seeds))/images
+        assert np.mean([paired_t(d, 1/images).p < 0.05 for d in counts[1] - counts[0]]) < 0.065
+
+
 def test_verdict_at_the_borders():
-    assert against([0.01 - 1e-9]*3).verdict == 'no difference beyond δ'  # no spread at all: the interval is a point
-    assert against([0.010001]*3).verdict == 'helps' and against([0.]*3).p == 1
+    for equal in ([0.01 - 1e-9]*3, [0.5]*2): # of how many images? then they say nothing
+        assert against(equal).verdict == 'undecided' and against(equal).p == 1
     one = against([0.5])
     assert one.verdict == 'undecided' and one.interval == (-math.inf, math.inf) and one.p == 1
     assert json.loads(one.to_json())['interval'] == [None, None] and 'seeds' not in one.summary()
@@ -124,8 +169,9 @@ def test_arms_take_turns_over_the_same_seeds(data, monkeypatch):
 
 
 def test_a_trick_that_does_nothing_makes_no_difference(data, toys):
-    c = compare(TINY, toys('_nothing')(), data, (0, 1, 2), delta=0.001, **QUIET)
+    c = compare(TINY, toys('_nothing')(), data, (0, 1, 2), delta=0.02, **QUIET)
     assert c.differences.tolist() == [0, 0, 0] and c.verdict == 'no difference beyond δ' and c.p == 1
+    assert replace(c, delta=0.01).verdict == 'undecided'  # 160 images do not show a point
 
 
 def test_whole_recipes_and_names(data, toys):

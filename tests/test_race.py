@@ -1,5 +1,6 @@
 """Stacks, contrasts, Holm's rule, times to target and the ledger of all records, against loops, libraries and bad input."""
 import json, math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -105,8 +106,20 @@ def test_interaction_by_loop(k):
 
 def test_additive_tricks_do_not_interact():
     luck = np.array([.7, .72, .69])
-    got = interaction(arm('n', luck), [arm('a', luck + .03), arm('b', luck + .05)], arm('ab', luck + .08))
-    assert np.allclose(got.values, 0) and got.interval == pytest.approx((0, 0), abs=1e-9)
+    def seen(name, values, n=1000): return replace(arm(name, values), data={'name': 'toy', 'valid': n})
+    got = interaction(seen('n', luck), [seen('a', luck + .03), seen('b', luck + .05)], seen('ab', luck + .08))
+    assert np.allclose(got.values, 0) and got.resolution == .001
+    assert got.interval == pytest.approx((-.001*4.302653/3**.5, .001*4.302653/3**.5), abs=1e-9)
+
+
+def test_resolution_of_a_contrast():
+    "One image of the arm that counts most; unknown where one arm's images are not counted."
+    def seen(name, n): return replace(arm(name, [.5, .6]), data={'valid': n})
+    alone = [seen(k, 100) for k in 'abc']
+    assert interaction(seen('n', 100), alone, seen('abc', 100)).resolution == pytest.approx(2/100)
+    assert contrast('x', [(1, seen('a', 50)), (-1, seen('b', 100))]).resolution == pytest.approx(1/50)
+    lost = contrast('x', [(1, seen('a', 50)), (-1, arm('b', [.5, .6]))])
+    assert lost.resolution == 0 and lost.interval == (-math.inf, math.inf)
 
 
 def test_interval_of_few_seeds():

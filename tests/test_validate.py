@@ -87,7 +87,15 @@ def test_p_and_interval_agree():
     for _ in range(50):
         i = corrected_t(rng.normal(.5, 1, 8), 70, 10)
         assert (i.p < .05) == (not i.low <= 0 <= i.high)
-    assert corrected_t([0., 0.], 4, 1) == (0., 0., 0., 1.) and corrected_t([.1, .1], 4, 1).p == 0
+    nothing, equal = corrected_t([0., 0.], 400, 100), corrected_t([.1, .1], 4, 1)
+    assert nothing.p == 1 and nothing.high == -nothing.low > .01 and equal.p > .8 and equal.high - equal.low > 1
+    assert corrected_t([.1, .1], 4, 0) == (.1, -math.inf, math.inf, 1.)  # of how many images?
+
+
+def test_folds_of_few_images():
+    "Folds that agree count as differing by one of their images."
+    got = corrected_t([.25]*4, 12, 4)
+    assert got.high - got.mean == pytest.approx(stats.t.ppf(.975, 3)*.25*math.sqrt(1/4 + 4/12))
 
 
 @pytest.mark.parametrize('args, match', [(([.1], 4, 1), 'at least 2'), (([[.1, .2]], 4, 1), 'at least 2'),
@@ -124,7 +132,7 @@ def test_kfold_compare(pool, tmp_path):
 
 def test_the_verdict_follows_the_corrected_interval():
     def arm(name, values): return Arm.from_dict(dict(
-        kind='arm', name=name, recipe={}, part='valid', data={'train': 80, 'valid': 20},
+        kind='arm', name=name, recipe={}, part='valid', data={'train': 8000, 'valid': 2000},
         runs=[dict(seed=i, accuracy=v, valid=v, steps=1) for i, v in enumerate(values)]))
     base, trick = arm('a', [.5]*5), arm('b', [.51, .52, .525, .53, .54])
     folds, plain = FoldComparison(base, trick, .001), Comparison(base, trick, .001)
