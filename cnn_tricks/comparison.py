@@ -7,7 +7,7 @@ __all__ = ['seeds_needed', 'MeanInterval', 'paired_t', 'Comparison']
 
 # %% ../nbs/03_measure.ipynb #imports-comparison
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 import matplotlib.pyplot as plt
@@ -184,11 +184,13 @@ def plot(self:Comparison, ax=None): # matplotlib axes -> the axes
 def to_dict(self:Comparison): # -> dict of plain values
     "Both arms, and for those who read the file, what follows from them"
     interval = [v if math.isfinite(v) else None for v in self.interval]
-    return {'kind': 'comparison', 'base': self.base.to_dict(), 'trick': self.trick.to_dict(), 'delta': self.delta,
-            'equal': self.equal, 'difference': self.difference, 'interval': interval, 'verdict': self.verdict}
+    own = {f.name: getattr(self, f.name) for f in fields(self)}
+    return {'kind': type(self).__name__.lower(), **own, 'base': self.base.to_dict(), 'trick': self.trick.to_dict(),
+            'difference': self.difference, 'interval': interval, 'verdict': self.verdict}
 
 @patch(cls_method=True)
-def from_dict(cls:Comparison, d:dict): # what `to_dict` gave -> Comparison
+def from_dict(cls:Comparison, d:dict): # what `to_dict` gave -> a comparison of the same kind
     "A comparison from plain values; what follows from the arms is worked out anew"
-    d = _of_kind(d, 'comparison')
-    return Comparison(Arm.from_dict(d['base']), Arm.from_dict(d['trick']), d['delta'], d['equal'])
+    d = _of_kind(d, cls.__name__.lower())
+    own = {f.name: d[f.name] for f in fields(cls) if f.name in d}
+    return cls(**own | {'base': Arm.from_dict(d['base']), 'trick': Arm.from_dict(d['trick'])})

@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from fastcore.basics import patch
 
-from .arms import Arm, Plain, _of_kind, measure_arms, repeat
+from .arms import Arm, Plain, _of_kind, measure_arms, read_plain, repeat
 from .comparison import Comparison, seeds_needed
 from .comparison import _check_delta, _display, _forest, _from_to, _percent, _points, _seconds
 from .data import ImageData
@@ -86,7 +86,7 @@ class Ledger(Plain):
 @patch
 def to_dict(self:Ledger): # -> dict of plain values
     "The base arm once, and each trick's"
-    tricks = [{k: v for k, v in c.to_dict().items() if k not in ('kind', 'base')} for c in self.comparisons]
+    tricks = [{k: v for k, v in c.to_dict().items() if k != 'base'} for c in self.comparisons]
     base = self.comparisons[0].base.to_dict() if tricks else None
     return {'kind': 'ledger', 'base': base, 'comparisons': tricks, 'refused': self.refused}
 
@@ -94,7 +94,7 @@ def to_dict(self:Ledger): # -> dict of plain values
 def from_dict(cls:Ledger, d:dict): # what `to_dict` gave -> Ledger
     "A ledger from plain values"
     d = _of_kind(d, 'ledger')
-    rows = [Comparison.from_dict({'kind': 'comparison', 'base': d['base'], **c}) for c in d['comparisons']]
+    rows = [read_plain({'kind': 'comparison', 'base': d['base'], **c}) for c in d['comparisons']]
     return Ledger(rows, d['refused'])
 
 # %% ../nbs/03_measure.ipynb #ledger-table

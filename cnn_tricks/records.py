@@ -14,7 +14,7 @@ from pathlib import Path
 
 from fastcore.basics import patch
 
-from .arms import Arm, Plain
+from .arms import Arm, read_plain
 from .course import Shown, results_path
 from .measure import Comparison, Ledger # their kinds must be known to `recorded`
 from .networks import networks
@@ -173,6 +173,6 @@ def recorded(
         raise FileNotFoundError(f'no recorded run {name!r} in {folder}; there are: {there}')
     d = json.loads(path.read_text(encoding='utf-8'))
     if not isinstance(d, dict) or 'result' not in d: raise ValueError(f'{path} is no recorded run')
-    read = lambda r: Plain.kinds[r['kind']].from_dict(r)
-    result = read(d.pop('result')) if 'kind' in d['result'] else {k: read(r) for k, r in d.pop('result').items()}
+    r = d.pop('result')
+    result = read_plain(r) if 'kind' in r else {k: read_plain(v) for k, v in r.items()}
     return Record(name, result, **d)

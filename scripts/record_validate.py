@@ -7,8 +7,8 @@
 `validate_sources`: one recipe, 1,600 training and 400 validation images of 14 x 14, 16 runs for each source of spread: the first
 weights, the order of the images, both (a new seed), the split into training and validation images, and all of these.
 Accuracy is that on 4,000 test images, `valid` that on the 400.
-`validate_kfold`: `fast` against itself with mirrored images, 2,500 images in 5 folds, 3 rounds. Each run is one fold:
-`cnn_tricks.validate.FoldComparison` gives the corrected interval.
+`validate_kfold`: `fast` against itself with mirrored images, 2,500 images in 5 folds, 3 rounds. Each run is one fold;
+the interval is the corrected one.
 `validate_intervals`: how often intervals miss. Each run is one *pool*: a data set of 250 images of its own, no image in
 two pools, in 5 folds and 2 rounds; `folds` in its history holds the accuracies of all folds. `A/A` is one recipe
 against itself with other seeds, `A/B` two networks with the same seeds.
@@ -72,8 +72,7 @@ def validate_sources(quick):
 
 def validate_kfold(quick):
     pool = embedded().subset(80 if quick else 2000).subset(20 if quick else 500, parts=('valid',))
-    c = kfold_compare(recipes['fast'].replace(epochs=3), FlipShift(pixels=0), pool, 5, 1 if quick else 3, delta=DELTA)
-    return Comparison(c.base, c.trick, c.delta)
+    return kfold_compare(recipes['fast'].replace(epochs=3), FlipShift(pixels=0), pool, 5, 1 if quick else 3, delta=DELTA)
 
 
 def validate_intervals(quick):
@@ -90,7 +89,7 @@ def arms_of_pools(pools, named, repeats):
         pool = ImageData(part, part[:0], part[:0], data.classes, data.name)
         folds = [f for r in range(repeats) for f in pool.kfold(5, r)]
         for name, (recipe, other) in named.items():
-            arms.setdefault(name, empty(name, recipe, folds[0], 'valid'))
+            arms.setdefault(name, empty(name, recipe, folds[0], 'valid')).data['valid'] = len(part)  # what a run is scored on
             res = [train(recipe, f, 10_000*number + 100*other + i, progress=False) for i, f in enumerate(folds)]
             scores, mean = [round(r.accuracy, 6) for r in res], sum(r.accuracy for r in res)/len(res)
             arms[name].runs.append(Run(number, mean, mean, res[0].steps, sum(r.seconds for r in res),

@@ -1,6 +1,6 @@
 "Comparisons, records and costs, as far as lesson 03 does not show them."
 import json, math, os, re, runpy, shutil, sys, time, warnings, weakref
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,6 +20,7 @@ from cnn_tricks.measure import Arm, Comparison, Ledger, compare, ledger, repeat,
 from cnn_tricks.arms import Run, plan_steps
 from cnn_tricks.networks import resnet
 from cnn_tricks.parts import optimizers, sgd
+from cnn_tricks.arms import Plain, Run, plan_steps, read_plain
 from cnn_tricks.comparison import paired_t
 from cnn_tricks.recipe import Card, FlipShift, Recipe, Trick, recipes, trick, tricks
 from cnn_tricks.records import code_hash, code_hashes, modules_used, record, recorded
@@ -355,6 +356,22 @@ def test_save_and_load(flips, tmp_path):
     assert Comparison.load(tmp_path/'c.json') == flips and os.listdir(tmp_path) == ['c.json']
     assert Recipe.from_dict(flips.trick.recipe).tricks == (FlipShift(),)
     with pytest.raises(ValueError, match='must be a ledger'): Ledger.load(tmp_path/'c.json')
+
+
+def test_a_kind_nobody_knows(tmp_path):
+    with pytest.raises(ValueError, match="kind='nonsense': must be one of arm, "): read_plain({'kind': 'nonsense'})
+    with pytest.raises(ValueError, match='kind=None'): read_plain({})
+
+
+def test_fields_of_a_subclass_are_kept():
+    @dataclass
+    class Scaled(Comparison):
+        factor:float = 1.
+    try:
+        c = Scaled(arm([.5, .6]), arm([.6, .8], 't'), 0.02, 'seconds', factor=2.5)
+        back = read_plain(json.loads(c.to_json()))
+        assert type(back) is Scaled and back == c and back.factor == 2.5 and back.equal == 'seconds'
+    finally: del Plain.kinds['scaled']
 
 
 def test_time_to():

@@ -1,15 +1,17 @@
 """Intervals and tests against closed forms and scipy; twins that were planted; attacks with a known answer."""
-import math
+import json, math, sys
 
 import numpy as np
 import pytest
 import torch
+from common import run
 from scipy import stats
 
-from cnn_tricks.arms import Arm
+from cnn_tricks.arms import Arm, read_plain
 from cnn_tricks.comparison import Comparison
 from cnn_tricks.data import ImageData, Part
 from cnn_tricks.datasets import embedded
+from cnn_tricks.measure import Ledger
 from cnn_tricks.leakage import find_duplicates, image_losses, membership_advantage
 from cnn_tricks.recipe import FlipShift, Recipe, recipes
 from cnn_tricks.records import record, recorded
@@ -123,11 +125,9 @@ def test_kfold_compare(pool, tmp_path):
     assert c.interval == pytest.approx(corrected_t(c.differences, 40, 20)[1:3])
     assert c.naive[0] >= c.interval[0] and c.naive[1] <= c.interval[1]
     assert '2 rounds of 3 folds' in c.summary() and c.summary() in c._repr_markdown_()
-    # kept as a plain comparison, whose arms know the sizes of the folds
     record('folds', c, tmp_path)
-    back = recorded('folds', tmp_path)
-    again = FoldComparison(back.base, back.trick, back.delta)
-    assert type(back.result) is Comparison and again.interval == c.interval and again.verdict == c.verdict
+    back = recorded('folds', tmp_path).result
+    assert type(back) is FoldComparison and back == c and (back.interval, back.p) == (c.interval, c.p)
 
 
 def test_the_verdict_follows_the_corrected_interval():
@@ -139,7 +139,24 @@ def test_the_verdict_follows_the_corrected_interval():
     assert plain.verdict == folds.verdict == 'helps' and folds.p > plain.p
     base, trick = arm('a', [.5]*5), arm('b', [.501, .51, .52, .53, .535])
     assert Comparison(base, trick, .001).verdict == 'helps'
-    assert FoldComparison(base, trick, .001).verdict == 'undecided'
+    folds = FoldComparison(base, trick, .001)
+    kept = json.loads(folds.to_json())
+    assert folds.verdict == 'undecided' == kept['verdict'] and kept['interval'] == list(folds.interval)
+    assert FoldComparison.from_dict(kept) == folds == read_plain(kept) and read_plain(kept).verdict == 'undecided'
+    both = Ledger.from_dict(json.loads(Ledger([folds, Comparison(base, trick, .001)]).to_json())).comparisons
+    assert [(type(c), c.verdict) for c in both] == [(FoldComparison, 'undecided'), (Comparison, 'helps')]
+    for cls, other in ((Comparison, folds), (FoldComparison, Comparison(base, trick))):
+        with pytest.raises(ValueError, match=f'must be a {cls.__name__.lower()}'): cls.from_dict(other.to_dict())
+
+
+def test_a_record_of_folds_is_known_without_the_lesson():
+    code = ('from cnn_tricks.records import recorded; c = recorded("validate_kfold").result; '
+            'from cnn_tricks.race_ledger import all_recorded; t = all_recorded(); '
+            'e = next(c for n, _, c in t.entries if n == "validate_kfold"); assert e == c; print(type(c).__name__, c.interval)')
+    said = run(sys.executable, '-W', 'ignore', '-c', code).split(maxsplit=1)
+    kept = recorded('validate_kfold').result
+    assert said[0] == 'FoldComparison' and said[1].strip() == str(kept.interval) == str(kept._t[1:3])
+    assert kept.interval[0] < kept.naive[0]
 
 
 @pytest.mark.parametrize('kw, match', [(dict(k=1), 'k=1'), (dict(repeats=0), 'repeats=0'), (dict(delta=0), 'delta=0'),
