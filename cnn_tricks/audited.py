@@ -31,9 +31,9 @@ class Audited(Comparison):
 
     @property
     def interval(self): # -> (low, high)
-        "Mean difference ± factor · spread / √seeds; infinite before the first look"
+        "Mean difference ± factor · spread, one image at least, / √seeds; infinite before the first look"
         if not math.isfinite(self.factor): return -math.inf, math.inf
-        half = self.factor*self.spread/len(self.base)**0.5
+        half = self.factor*max(self.spread, self.resolution)/len(self.base)**0.5
         return self.difference - half, self.difference + half
 
 def lesson_of(name:str)->str: # of a registered trick -> '23_schedule', or '' where it comes from no lesson
@@ -94,11 +94,12 @@ def _own(self:Audit, n): # each arm's spread of differences over its first n see
 def _audited(self:Audit, arm, last): # Arm -> Audited; `last`: with the factor of a last look?
     n = self._seeds(arm.name)
     pair = replace(self.base[:n], name='the recipe'), arm[:n], self.delta, 'seconds'
-    if n < FIRST: return Audited(*pair)
+    differ = ('seeds',)*(arm.name == CONTROL)
+    if n < FIRST: return Audited(*pair, differ=differ)
     own = self._own(n)
     spread = dict(zip(own, shared_spread(np.array(list(own.values())))))[arm.name]
     factors = boundary(self.plan['tricks'] + 1, self.plan['most'])[last]
-    return Audited(*pair, factors[n], float(spread))
+    return Audited(*pair, factors[n], float(spread), differ=differ)
 
 # %% ../nbs/80_audit.ipynb #0197a555
 @patch(as_prop=True)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from .arms import Arm
-from .comparison import paired_t
+from .comparison import check_pairs, paired_t
 from .descent import muon
 from .pages import Table
 from .precision import Precision
@@ -46,16 +46,14 @@ class Contrast:
 # %% ../nbs/60_race.ipynb #528338ca
 def contrast(
     name:str, # what it measures
-    terms:list # pairs (weight, `Arm`), over the same seeds; weights that add up to 0 take what the arms share away
+    terms:list # pairs (weight, `Arm`), over the same seeds and images; weights that add up to 0 take what the arms share away
 )->Contrast: # the weighted sum for each seed
     "Add arms up with weights, seed by seed: a difference is (+1, trick), (-1, base)"
     if not terms: raise ValueError('terms=[]: must hold at least one (weight, Arm)')
     for w, arm in terms:
         if not isinstance(arm, Arm): raise TypeError(f'terms: {arm!r} must be an Arm')
         if not math.isfinite(w): raise ValueError(f'terms: weight {w} must be a finite number')
-    seeds = [arm.seeds for _, arm in terms]
-    other = next((s for s in seeds if s != seeds[0]), None)
-    if other: raise ValueError(f'terms: seeds {seeds[0]} and {other} differ; must be the same')
+    check_pairs([arm for _, arm in terms])
     images = [arm.data.get(arm.part) for _, arm in terms]
     finest = max(abs(w)/n for (w, _), n in zip(terms, images)) if all(images) else 0.
     return Contrast(name, tuple(map(float, sum(w*arm.accuracies for w, arm in terms))), finest)

@@ -109,7 +109,7 @@ def gradcam(seeds, n, recipe):
                 arms[name].runs.append(run)
                 if SAY: print(colour, name, seed, run.accuracy, run.history[-1])
         base, *others = arms.values()
-        out |= {a.name: Comparison(base, a, DELTA) for a in others}
+        out |= {a.name: Comparison(base, a, DELTA, differ=('data',)*(a.data != base.data)) for a in others}
     return out
 
 

@@ -113,7 +113,7 @@ def overfitting(quick, seeds, rates):
     named = {'fixed': (fixed, data), 'smaller network': (fixed.replace(network_args={'widths': [8, 16]}), data),
              'more images': (fixed, few(quick, 2000)), 'sgd': (fixed.replace(optimizer='sgd'), data)}
     base, *cures = arms(named, seeds, rates).values()
-    return {a.name: Comparison(base, a, DELTA) for a in cures}
+    return {a.name: Comparison(base, a, DELTA, differ=('data',)*(a.data != base.data)) for a in cures}
 
 
 def label_smoothing(quick, seeds, rates):

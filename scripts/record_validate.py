@@ -114,7 +114,7 @@ def validate_membership(quick):
             facts = {'step': res.steps, 'advantage': found.advantage, 'train_accuracy': right(res.trained, seen)}
             arms[name].runs.append(Run(seed, res.test(), res.accuracy, res.steps, res.seconds, [facts]))
     base, *others = arms.values()
-    return {a.name: Comparison(base, a, DELTA) for a in others}
+    return {a.name: Comparison(base, a, DELTA, differ=('data',)*(a.data != base.data)) for a in others}
 
 
 RECORDS = dict(validate_sources=validate_sources, validate_kfold=validate_kfold, validate_intervals=validate_intervals,

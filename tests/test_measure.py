@@ -87,6 +87,21 @@ def test_verdict(low, high, wanted):
     assert c.interval == pytest.approx((low, high), abs=1e-9) and c.verdict == wanted
 
 
+@pytest.mark.parametrize('kw, differ, says', [
+    (dict(data={'fingerprint': 'other'}), 'data', "data this of 'arm' and other of 't' differ"),
+    (dict(runs=[Run(i, .8, .8, steps=6) for i in (1, 0)]), 'seeds', r"seeds \(0, 1\) of 'arm' and \(1, 0\) of 't' differ"),
+    (dict(part='test'), None, "part valid of 'arm' and test of 't' differ")])
+def test_pairs_share_seeds_part_and_data(kw, differ, says):
+    base = arm([.8, .8], data={'fingerprint': 'this'})
+    other = replace(base, name='t', **kw)
+    with pytest.raises(ValueError, match=says): Comparison(base, other)
+    if differ:
+        meant = Comparison(base, other, differ=[differ])
+        assert meant.differ == (differ,) and Comparison.from_dict(json.loads(meant.to_json())) == meant
+    with pytest.raises(ValueError, match='must hold nothing but'): Comparison(base, other, differ=('part',))
+    with pytest.raises(ValueError, match='2 runs against 1: must be pairs'): Comparison(base, base[:1], differ=('seeds',))
+
+
 def judged(differences, images, delta=0.01):
     "A comparison whose runs were all scored on so many images."
     arms = (arm([0.]*len(differences), data={'valid': images}), arm(differences, 'trick', data={'valid': images}))

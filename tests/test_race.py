@@ -130,10 +130,18 @@ def test_interval_of_few_seeds():
 @pytest.mark.parametrize('terms, error, says', [
     ([], ValueError, 'at least one'), ([(1, 'a')], TypeError, 'must be an Arm'),
     ([(math.nan, arm('a', [.5]))], ValueError, 'finite'),
-    ([(1, arm('a', [.5])), (-1, arm('b', [.5, .6]))], ValueError, r'seeds \(0,\) and \(0, 1\) differ'),
+    ([(1, arm('a', [.5])), (-1, arm('b', [.5, .6]))], ValueError, '1 runs against 2: must be pairs'),
 ])
 def test_bad_contrast(terms, error, says):
     with pytest.raises(error, match=says): contrast('x', terms)
+
+
+def test_arms_of_other_images_or_seeds():
+    here, there = (replace(arm(n, [.5, .6]), data={'fingerprint': n}) for n in ('here', 'there'))
+    with pytest.raises(ValueError, match="data here of 'here' and there of 'there' differ"): contrast('x', [(1, here), (-1, there)])
+    other = arm('b', [.1, .5, .6])[1:]
+    with pytest.raises(ValueError, match=r"seeds \(0, 1\) of 'a' and \(1, 2\) of 'b' differ"):
+        contrast('x', [(1, arm('a', [.5, .6])), (-1, other)])
 
 
 def test_interaction_needs_two():
