@@ -65,11 +65,13 @@ def _imports(source, name): # of a module: `core.train` -> names of the package'
             found |= {base} | {f'{base}.{a.name}' for a in n.names}
     return {f.removeprefix('cnn_tricks.') for f in found if f.startswith('cnn_tricks.')}
 
+_showing = {'course', 'pages', 'display', 'paths'} # they decide nothing
+
 def code_hashes(
     modules:set, # names of modules of the package, without its own: {'core.train'}
     folder:Path=None # where the modules are; None: this package
 )->dict: # module -> hash, sorted
-    "`code_hash` of these modules and of all modules of the package that they import, directly or not"
+    "`code_hash` of these modules and of all that they import, directly or not, but for tables and other display"
     folder, todo, hashes = Path(folder or _folder), set(modules), {}
     while todo:
         name = todo.pop()
@@ -77,18 +79,20 @@ def code_hashes(
         if name in hashes or not path.is_file(): continue
         source = path.read_text(encoding='utf-8')
         hashes[name] = code_hash(source)
-        todo |= _imports(source, name)
+        todo |= {m for m in _imports(source, name) if not _showing & {*m.split('.')}}
     return dict(sorted(hashes.items()))
 
 # %% ../nbs/03_measure.ipynb #records-modules
+def _results(result): # whatever can be recorded -> its arms and comparisons
+    if isinstance(result, dict): return [r for v in result.values() for r in _results(v)]
+    return result.comparisons if hasattr(result, 'comparisons') else [result]
+
 def _arms(result): # whatever can be recorded -> its arms
-    if isinstance(result, dict): return [a for r in result.values() for a in _arms(r)]
-    if hasattr(result, 'comparisons'): return [a for c in result.comparisons for a in (c.base, c.trick)]
-    return [result] if isinstance(result, Arm) else [result.base, result.trick]
+    return [a for r in _results(result) for a in ([r] if isinstance(r, Arm) else [r.base, r.trick])]
 
 def modules_used(result)->set: # what can be recorded -> {'train', 'networks', ...}
-    "The modules that define what the result's recipes name, and `train`"
-    used = {'cnn_tricks.train'}
+    "The modules that define what the recipes name, and those that planned, made, paired and judged the runs"
+    used = {'cnn_tricks.train', 'cnn_tricks.arms'} | {c.__module__ for r in _results(result) for c in type(r).__mro__}
     for arm in _arms(result):
         r = plan(Recipe.from_dict(arm.recipe))
         named = (networks, r.network), (optimizers, r.optimizer), (schedules, r.schedule), (losses, r.loss)

@@ -13,6 +13,7 @@ from scipy import stats
 
 import cnn_tricks
 from cnn_tricks.control import Interrupted, RunControl
+from cnn_tricks.display import Shown, Table
 from cnn_tricks.cost import _joules, _rapl, energy_counters, measure_costs, training_costs
 from cnn_tricks.datasets import embedded
 from cnn_tricks.loaders import ImageLoader
@@ -441,6 +442,18 @@ def test_code_does(package, thing, old, new):
     assert [m for m in before if after[m] != before[m]] == [home(thing)]
 
 
+@pytest.mark.parametrize('thing,old,new', [
+    (plan_steps, 'min(max(steps // 5, 10), 60)', 'min(max(steps // 5, 10), 90)'),
+    (plan_steps, 'max(seeds) + 1', 'max(seeds) + 2'),
+    (Comparison, 'max(_spread(d), resolution)', '_spread(d)'),
+    (Comparison, "x != y and what not in differ", 'False')])
+def test_planning_pairing_and_judging_make_a_record_stale(package, flips, thing, old, new):
+    before = code_hashes(modules_used(flips), package)
+    edit(package, thing, old, new)
+    after = code_hashes(modules_used(flips), package)
+    assert [m for m in before if after[m] != before[m]] == [home(thing)]
+
+
 def test_hash_is_the_same_in_every_python():
     "A value worked out once: syntax trees gain fields with new versions of Python, which must not count."
     source = 'import os\n@f\nclass A(B, c=1):\n    x: int = 3\n    def g(self, a, *, b: str = "é", **k) -> int:\n' \
@@ -475,10 +488,12 @@ def test_hashes_follow_imports_into_folders(tmp_path):
 
 
 def test_modules_used(flips, data, toys):
-    used, common = modules_used(flips), {home(f) for f in (train, resnet, sgd)}
+    used, common = modules_used(flips), {home(f) for f in (train, resnet, sgd, plan_steps, Comparison)}
     assert used == common | {home(FlipShift)}
-    assert {home(f) for f in (ImageLoader, Registry, RunControl)} <= set(code_hashes(used))
-    assert home(compare) not in code_hashes(used)
+    assert modules_used(flips.base) == common - {home(Comparison)} # a lone arm without a trick
+    hashed = set(code_hashes(used))
+    assert {home(f) for f in (ImageLoader, Registry, RunControl)} <= hashed
+    assert not {home(f) for f in (compare, Table, Shown)} & hashed
     planned = toys('_planned', recipe=lambda self, r: r.replace(optimizer='_toy_sgd'), __module__='cnn_tricks.toy')
     def toy_sgd(params, lr): return sgd(params, lr)
     toy_sgd.__module__ = 'cnn_tricks.elsewhere'
