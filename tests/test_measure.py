@@ -15,6 +15,8 @@ import cnn_tricks
 from cnn_tricks.control import Interrupted, RunControl
 from cnn_tricks.display import Shown, Table
 from cnn_tricks.cost import _joules, _rapl, energy_counters, measure_costs, training_costs
+from cnn_tricks.control import Interrupted
+from cnn_tricks.cost import _joules, _rapl, energy_counters, measure_costs, time_in_turns, training_costs
 from cnn_tricks.datasets import embedded
 from cnn_tricks.loaders import ImageLoader
 from cnn_tricks.measure import Arm, Comparison, Ledger, compare, ledger, repeat, seeds_needed
@@ -596,6 +598,16 @@ def test_peak_is_that_of_the_block():
     np.ones(60_000_000)  # larger than what follows, and to be forgotten
     a, b = measure_costs(lambda: 1).peak_bytes, measure_costs(lambda: np.ones(40_000_000).sum()).peak_bytes
     assert 250e6 < b - a < 400e6  # 320 MB
+
+
+@pytest.mark.parametrize('there', [True, False])
+def test_any_accelerator_is_waited_for(monkeypatch, there):
+    "Not CUDA alone: before and after each function that is timed."
+    done = []
+    monkeypatch.setattr(torch.accelerator, 'is_available', lambda: there)
+    monkeypatch.setattr(torch.accelerator, 'synchronize', lambda *a: done.append('wait'))
+    time_in_turns({'f': lambda: done.append('f')}, rounds=2)
+    assert done == ['f'] + ['wait', 'f', 'wait']*2 if there else ['f']*3
 
 
 def test_training_costs_count_the_optimiser(data):
