@@ -86,7 +86,11 @@ def sd(self:Arm): "Spread of the accuracy between seeds; nan for one run"; retur
 @patch(as_prop=True)
 def seeds(self:Arm): "The seeds, in order"; return tuple(r.seed for r in self.runs)
 @patch(as_prop=True)
-def steps(self:Arm): "Optimiser steps of each run"; return self.runs[0].steps
+def steps(self:Arm): "Optimiser steps of a run: the mean, where runs were stopped early"; return round(self._steps.mean())
+@patch(as_prop=True)
+def step_range(self:Arm): "Fewest and most steps of a run"; return int(self._steps.min()), int(self._steps.max())
+@patch(as_prop=True)
+def _steps(self:Arm): return np.array([r.steps for r in self.runs])
 @patch(as_prop=True)
 def seconds(self:Arm):
     "Mean seconds of training of the runs that did not diverge; nan if all did"

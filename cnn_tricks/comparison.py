@@ -134,13 +134,16 @@ def verdict(self:Comparison): # -> 'no difference beyond δ', 'helps', 'hurts' o
 # %% ../nbs/03_measure.ipynb #show-table
 def _points(v): return f'{100*v:+.2f}' if math.isfinite(v) else '?'
 def _percent(arm): return f'{100*arm.mean:.2f}' + (f' ± {100*arm.sd:.2f}' if len(arm) > 1 else '')
+def _steps(arm): # the mean, and from where to where, if they differ
+    low, high = arm.step_range
+    return f'{arm.steps:,}' + (f' ({low:,} to {high:,})' if low < high else '')
 def _seconds(arm): return f'{arm.seconds:.2f}' if math.isfinite(arm.seconds) else 'diverged'
 def _from_to(c): return ' to '.join(map(_points, c.interval))
 
 @patch
 def table(self:Comparison): # -> `Table`
     "Accuracy, steps and seconds of both arms"
-    rows = [dict(arm=a.name, accuracy=_percent(a), steps=f'{a.steps:,}', seconds=_seconds(a))
+    rows = [dict(arm=a.name, accuracy=_percent(a), steps=_steps(a), seconds=_seconds(a))
             for a in (self.base, self.trick)]
     accuracy = f'accuracy on {self.base.part}, % (mean ± spread)'
     return Table(rows, dict(arm='arm', accuracy=accuracy, steps='steps', seconds='seconds'))

@@ -87,8 +87,7 @@ def few(quick, n=500): return embedded().subset(60 if quick else n).subset(60 if
 
 def shorter(stopped, cycle, data, rates):
     "A one-cycle of as many steps as the stopped runs took, on average"
-    steps = round(sum(r.steps for r in stopped.runs)/len(stopped))
-    arm, = arms({'shorter one_cycle': (cycle.replace(steps=steps), data)}, stopped.seeds, rates).values()
+    arm, = arms({'shorter one_cycle': (cycle.replace(steps=stopped.steps), data)}, stopped.seeds, rates).values()
     return Comparison(stopped, arm, DELTA)
 
 

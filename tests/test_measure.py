@@ -105,6 +105,15 @@ def test_pairs_share_seeds_part_and_data(kw, differ, says):
     with pytest.raises(ValueError, match='2 runs against 1: must be pairs'): Comparison(base, base[:1], differ=('seeds',))
 
 
+def test_steps_of_runs_that_stopped_early():
+    "Not those of the first run: the mean, and the table says from where to where."
+    def stopped(*steps): return Arm('a', TINY.to_dict(), [Run(i, .8, .8, n, 1.) for i, n in enumerate(steps)])
+    early = stopped(1200, 400, 500)
+    assert early.steps == 700 and early.step_range == (400, 1200) and stopped(6, 6).step_range == (6, 6)
+    table = Comparison(stopped(1200, 1200, 1200), early).table().markdown
+    assert '| 1,200 |' in table and '| 700 (400 to 1,200) |' in table
+
+
 def judged(differences, images, delta=0.01):
     "A comparison whose runs were all scored on so many images."
     arms = (arm([0.]*len(differences), data={'valid': images}), arm(differences, 'trick', data={'valid': images}))
