@@ -19,7 +19,7 @@ warnings.filterwarnings('ignore')
 
 from torch.nn.functional import nll_loss
 
-from cnn_tricks.arms import Arm, Run
+from cnn_tricks.arms import Arm, Run, best_lr
 from cnn_tricks.architecture import ScaleNetwork
 from cnn_tricks.comparison import Comparison
 from cnn_tricks.datasets import embedded
@@ -28,7 +28,7 @@ from cnn_tricks.measure import Ledger, ledger
 from cnn_tricks.penalties import L1Penalty, WeightDecay, share_zero
 from cnn_tricks.recipe import Recipe, recipes
 from cnn_tricks.train import train
-from recording import main, tuned
+from recording import main
 
 DELTA = 0.01  # one point: declared before any run
 RATES = 0.003, 0.006, 0.012
@@ -60,7 +60,7 @@ def penalties(quick):
     about = {'name': data.name, 'fingerprint': data.fingerprint, **{k: len(p) for k, p in data.parts.items()}}
     arms = []
     for name, recipe in named.items():
-        recipe, tried = tuned(recipe, data, max(seeds) + 1, rates)
+        recipe, tried = best_lr(recipe, data, rates, max(seeds) + 1)
         arms.append((recipe, Arm(name, recipe.to_dict(), [], 'test', about, asdict(machine()), lrs=tried)))
     for seed in seeds:
         for recipe, arm in arms: arm.runs.append(measured(recipe, data, seed))

@@ -26,7 +26,7 @@ warnings.filterwarnings('ignore')
 
 from torch.nn.functional import nll_loss
 
-from cnn_tricks.arms import Arm, Run
+from cnn_tricks.arms import Arm, Run, best_lr
 from cnn_tricks.calibration import expected_calibration_error, fit_temperature, temper
 from cnn_tricks.comparison import Comparison
 from cnn_tricks.datasets import embedded
@@ -34,7 +34,7 @@ from cnn_tricks.machine import machine
 from cnn_tricks.recipe import recipes
 from cnn_tricks.stopping import EarlyStopping, LabelSmoothing
 from cnn_tricks.train import train
-from recording import main, tuned
+from recording import main
 
 DELTA = 0.01  # one point: declared before any run
 RATES = 0.001, 0.003, 0.01
@@ -66,7 +66,7 @@ def arms(named, seeds, rates):
     "name -> (recipe, data): an `Arm` of each, seed by seed in turns"
     out = {}
     for name, (recipe, data) in named.items():
-        recipe, tried = tuned(recipe, data, max(seeds) + 1, rates)
+        recipe, tried = best_lr(recipe, data, rates, max(seeds) + 1)
         about = {'name': data.name, 'fingerprint': data.fingerprint, **{k: len(p) for k, p in data.parts.items()}}
         out[name] = Arm(name, recipe.to_dict(), [], 'test', about, asdict(machine()), lrs=tried), recipe, data
     for seed in seeds:

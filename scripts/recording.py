@@ -1,9 +1,8 @@
-"""What the scripts that make recorded runs share: their command line, what they print of each result, and tuning."""
+"""What the scripts that make recorded runs share: their command line, and what they print of each result."""
 import argparse, time
 from pathlib import Path
 
 from cnn_tricks.records import record
-from cnn_tricks.train import train
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -20,13 +19,6 @@ def say(result, indent='  '):
     pairs = getattr(result, 'comparisons', [result])
     for arm in (pairs[0].base, *(c.trick for c in pairs)):
         for note in arm.notes(): print(f'{indent}  {note}')
-
-
-def tuned(recipe, data, seed, rates):
-    "The recipe at the best of the rates, and [lr, validation accuracy] of each; no rates: as it is"
-    if not rates: return recipe, []
-    tried = [[lr, train(recipe.replace(lr=lr), data, seed, progress=False).accuracy] for lr in rates]
-    return recipe.replace(lr=max(tried, key=lambda t: t[1])[0]), tried
 
 
 def main(script, about, records, prepare):

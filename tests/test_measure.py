@@ -24,6 +24,7 @@ from cnn_tricks.arms import Run, plan_steps
 from cnn_tricks.networks import resnet
 from cnn_tricks.parts import optimizers, sgd
 from cnn_tricks.arms import Plain, Run, plan_steps, read_plain
+from cnn_tricks.arms import Plain, Run, best_lr, plan_steps, read_plain
 from cnn_tricks.comparison import paired_t
 from cnn_tricks.recipe import Card, FlipShift, Recipe, Trick, recipes, trick, tricks
 from cnn_tricks.records import code_hash, code_hashes, modules_used, record, recorded
@@ -251,6 +252,15 @@ def test_learning_rates_are_chosen_on_another_seed(data, monkeypatch):
     for a in (c.base, c.trick):
         assert [lr for lr, _ in a.lrs] == [1e-6, 0.01, 0.02] and a.recipe['lr'] == max(a.lrs, key=lambda t: t[1])[0]
         assert f"lr {a.recipe['lr']:g} of" in a.notes()[0] and ('edge' in a.notes()[0]) == (a.recipe['lr'] != 0.01)
+
+
+def test_a_rate_that_diverges_is_not_the_best(data):
+    "It counts as guessing and ends nothing, neither here nor in the scripts, which have no tuning of their own."
+    sgd = TINY.replace(optimizer='sgd', schedule='fixed')
+    recipe, tried = best_lr(sgd, data, (1e30, 0.01), 3, 'cpu')
+    assert recipe == sgd.replace(lr=0.01) and tried[0][1] == pytest.approx(0.1, abs=0.06) and len(tried) == 2
+    assert best_lr(sgd, data, (), 3) == (sgd, [])
+    for name in ('record_stopping', 'record_penalties'): assert 'best_lr(' in (ROOT/f'scripts/{name}.py').read_text('utf-8')
 
 
 def test_parts(data):
