@@ -674,3 +674,47 @@ def test_records_module_alone_knows_every_kind():
 
 def test_records_of_the_lesson_are_there():
     assert {'aa_baseline', 'flip_shift', 'fast_vs_baseline'} <= set(KEPT)
+
+
+@pytest.fixture
+def check_records(monkeypatch):
+    "The script's `main`, called with a command line."
+    monkeypatch.syspath_prepend(ROOT/'scripts')
+    for name in 'OMP_NUM_THREADS', 'OMP_WAIT_POLICY': monkeypatch.setenv(name, '1' if 'NUM' in name else 'PASSIVE')
+    def call(*argv):
+        monkeypatch.setattr(sys, 'argv', ['check_records.py', *map(str, argv)])
+        with warnings.catch_warnings(): return __import__('check_records').main()
+    return call
+
+
+def test_stale_records_are_checked(tmp_path, check_records, capsys):
+    "One run is made again: a record that holds is stamped, one that does not, or cannot be tried, stays as it is."
+    data = embedded().resize(14).subset(160).subset(150, parts=('valid',)).subset(140, parts=('test',))
+    held = compare(TINY, FlipShift(), data, (3, 4), part='test', **QUIET)
+    lost, wrong = (Comparison.from_dict(json.loads(held.to_json())) for _ in range(2))
+    for a in (lost.base, lost.trick): a.data['fingerprint'] = 'gone'
+    for r in (*wrong.base.runs, *wrong.trick.runs): r.accuracy = .99
+    for name, c in dict(held=held, lost=lost, wrong=wrong, fresh=held).items():
+        path = record(name, c, tmp_path, made_by='python scripts/record_foundation.py flip_shift')
+        d = json.loads(path.read_text('utf-8'))
+        if name != 'fresh': path.write_text(json.dumps(d | {'code': d['code'] | {'recipe': 'before'}}), encoding='utf-8')
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    assert check_records('--folder', tmp_path, '--dry-run') == 1  # one has no data
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+    capsys.readouterr()
+    assert check_records('--folder', tmp_path) == 1
+    said = capsys.readouterr().out
+    assert '3 looked at, 1 hold; stale: lost, wrong' in said and 'lost: stays stale' in said
+    assert {n for n, b in before.items() if (tmp_path/n).read_bytes() != b} == {'held.json'}
+    kept = recorded('held', tmp_path)
+    assert not kept.stale and kept.result == held and kept.checked['arm'] == 'flip_shift'  # its module had changed
+    assert kept.checked['seed'] == 3 and kept.checked['now'] == kept.checked['recorded'] == held.trick.accuracies[0]
+    assert check_records('--folder', tmp_path, 'held') == 0
+
+
+def test_tolerance_of_a_check(check_records):
+    with pytest.raises(SystemExit): check_records('--help')
+    tolerance = sys.modules['check_records'].tolerance
+    wide, alike = (arm(v, data={'valid': 10_000}) for v in ([.7, .8, .9], [.8, .8, .8]))
+    assert tolerance(wide) == pytest.approx(.3) and tolerance(alike) == pytest.approx(2*.004)
+    assert tolerance(arm([1.], data={'valid': 50})) == pytest.approx(1/50)
