@@ -65,7 +65,7 @@ def _imports(source, name): # of a module: `core.train` -> names of the package'
             found |= {base} | {f'{base}.{a.name}' for a in n.names}
     return {f.removeprefix('cnn_tricks.') for f in found if f.startswith('cnn_tricks.')}
 
-_showing = {'course', 'pages', 'display', 'paths'} # they decide nothing
+_showing = {'course', 'pages', 'display'} # they decide nothing
 
 def code_hashes(
     modules:set, # names of modules of the package, without its own: {'core.train'}
