@@ -6,7 +6,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent  # where the commands of this environment are
 
 
-def run(*command, cwd=None, env=None, code=0, timeout=240) -> str:
+def run(*command, cwd=None, env=None, code=0, timeout=900) -> str:
     "The stdout of `command`; fails, showing all it said, unless it exits with `code`."
     r = subprocess.run([str(c) for c in command], cwd=cwd, env={**os.environ, **(env or {})}, timeout=timeout,
                        encoding='utf-8', stdin=subprocess.DEVNULL, capture_output=True)

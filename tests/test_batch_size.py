@@ -172,7 +172,7 @@ def test_memory_that_really_runs_out():
         used = int(open('/proc/self/statm').read().split()[0])*resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + 600*2**20,)*2)
         print(largest_batch(lambda n: torch.ones(n, 2**18), 10_000))'''  # 1 MiB a row
-    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True, timeout=100)
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     assert 300 < int(done.stdout) <= 600
 

@@ -575,7 +575,7 @@ DEAD = 'http://127.0.0.1:9/file'
 def right(path): return files.sha256(path) == hashlib.sha256(BODY).hexdigest()
 
 
-def get(urls, tmp_path, **kw): return files.download(urls, tmp_path/'d'/'file', right, timeout=5, progress=False, **kw)
+def get(urls, tmp_path, **kw): return files.download(urls, tmp_path/'d'/'file', right, timeout=120, progress=False, **kw)
 
 
 def test_download(tmp_path):

@@ -41,21 +41,21 @@ def lab(installed, tmp_path):
         env=env, cwd=tmp_path, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
     url = f'http://127.0.0.1:{port}'
     try:
-        for _ in range(120):
-            try: urlopen(f'{url}/api', timeout=5).close()
+        for _ in range(1200):
+            try: urlopen(f'{url}/api', timeout=60).close()
             except OSError: time.sleep(.5)
             else: break
             assert server.poll() is None, (tmp_path/'lab.log').read_text()
         yield url
     finally:
         server.terminate()
-        server.wait(20)
+        server.wait(300)
         log.close()
 
 
 def test_lesson_runs_in_jupyterlab(browser, lab):
     page = browser.new_page()
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(300_000)
     page.goto(f'{lab}/lab/tree/{shortest_lesson()}')
     page.wait_for_selector('.jp-NotebookPanel .jp-CodeCell')
     page.wait_for_function(f'({STATE})().idle')
@@ -64,6 +64,6 @@ def test_lesson_runs_in_jupyterlab(browser, lab):
     page.get_by_role('menuitem', name='Run', exact=True).click()
     page.get_by_role('menuitem', name='Run All Cells', exact=True).click()
     done = f'(() => {{ const s = ({STATE})(); return s.idle && (s.run == s.cells || s.errors.length) }})()'
-    page.wait_for_function(done, timeout=150_000)
+    page.wait_for_function(done, timeout=900_000)
     after = page.evaluate(STATE)
     assert after['run'] == after['cells'] and not after['errors'], after

@@ -22,5 +22,5 @@ def test_loopback_works():
         thread = threading.Thread(target=lambda: server.accept()[0].sendall(b'hello'))
         thread.start()
         address = 'localhost', server.getsockname()[1]
-        with socket.create_connection(address, timeout=5) as s: assert s.recv(5) == b'hello'
-        thread.join(5)
+        with socket.create_connection(address, timeout=120) as s: assert s.recv(5) == b'hello'
+        thread.join()

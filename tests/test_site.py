@@ -161,6 +161,7 @@ def look(browser, address, mode='light', width=1280):
     "Open a page; its console errors and failed requests (but those for formulas), and what the page says of itself."
     context = browser.new_context(viewport=dict(width=width, height=900), color_scheme=mode)
     page, errors = context.new_page(), []
+    page.set_default_timeout(300_000)
     def note(what, text, where=''):
         if not re.search('katex|renderMathInElement', f'{text} {where}'): errors.append(f'{what}: {text}')
     page.on('pageerror', lambda e: note('error', e))
@@ -209,6 +210,7 @@ def test_sidebar_leads_to_the_lessons(site, browser):
     "A reader who clicks in the sidebar gets to the lesson."
     with served(site) as address:
         page = browser.new_page(viewport=dict(width=1280, height=900))
+        page.set_default_timeout(300_000)
         page.goto(f'{address}/index.html')
         page.click('#quarto-sidebar >> text=01 ')
         page.wait_for_url('**/01_cnn.html')
