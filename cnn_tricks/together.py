@@ -18,13 +18,15 @@ from torch.nn.parallel import DistributedDataParallel
 
 from .control import Interrupted, RunState
 from .data import ImageData
-from .machine import default_device
 from .processes import from_first, gathered, mirrored, world
 from .recipe import Recipe, plan
 from .result import Result
 from .train import _run, _sized, steps_for, train
 
 # %% ../nbs/40_distributed.ipynb #ea26b1a4
+def _group_device(): # where the group can add up: NCCL on its GPU, gloo on the processor, whatever device trains
+    return 'cuda' if dist.get_backend() == 'nccl' else 'cpu'
+
 class SharedMetric(Metric):
     "The mean of a metric over the images of all processes, each image counted once"
     def __init__(self,
@@ -35,7 +37,7 @@ class SharedMetric(Metric):
         if len(learn.yb[0]): self.metric.accumulate(learn)  # a process may have no share of a last small batch
     @property
     def value(self):
-        sums = torch.tensor([float(self.metric.total), self.metric.count], device=default_device())
+        sums = torch.tensor([float(self.metric.total), self.metric.count], device=_group_device())
         dist.all_reduce(sums)
         return (sums[0]/sums[1]).item()
     @property

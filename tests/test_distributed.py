@@ -2,6 +2,7 @@
 import gc, math, os, signal, socket, subprocess, sys, time
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from cnn_tricks.networks import networks
 from cnn_tricks.processes import from_first, gathered, mirrored, on_processes, process_group, world
 from cnn_tricks.recipe import Recipe
 from cnn_tricks.ring import Link, fit_link, ring_all_reduce, step_seconds
-from cnn_tricks.together import train_together
+from cnn_tricks.together import SharedMetric, train_together
 from cnn_tricks.train import train
 
 
@@ -91,6 +92,16 @@ def test_whatever_happens_one_error_says_so(how, said):
     started = time.monotonic()
     with pytest.raises(RuntimeError) as e: on_processes(end, how, 1, seconds=1 if how == 'sleep' else 30)
     assert str(e.value).startswith(said) and time.monotonic() - started < 25
+
+
+def shared():
+    return SharedMetric(SimpleNamespace(total=torch.tensor(3. + world()[0]), count=2, name='m')).value
+
+
+def test_metrics_are_summed_where_the_group_can(monkeypatch):
+    "gloo adds up on the processor alone, also where a Mac's GPU is the fastest device that torch sees."
+    monkeypatch.setattr(torch.backends.mps, 'is_available', lambda: True)
+    assert on_processes(shared) == [1.75]*2
 
 
 def test_what_an_earlier_group_left_behind_is_no_hindrance():
