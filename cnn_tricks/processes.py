@@ -75,7 +75,7 @@ def process_group(
     rank, size = state.process_index, state.num_processes
     hidden = os.environ.pop('WORLD_SIZE', None)  # where fastai sees it, it gathers every loss and metric once more
     try:
-        with _silence(one_voice and rank > 0): yield rank, size
+        with _silence(one_voice and rank > 0), _last_words(one_voice and size > 1): yield rank, size
     except (Exception, KeyboardInterrupt) as e:
         lost = size > 1 and _is_loss(e) and ProcessLost(
             f'process {rank} of {size} has lost another: it has ended, or was silent for {seconds:g} s ({_why(e)})')
@@ -94,12 +94,22 @@ def _silence(on):
     else:
         with open(os.devnull, 'w') as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere): yield
 
+@contextmanager
+def _last_words(on): # a launcher that has lost one process ends the others: not the one that is about to say so
+    def ended(signum, frame):
+        if sys.exc_info()[0] is None: raise SystemExit(128 + signum)
+    here = on and threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, ended) if here else None
+    yield  # after an error it stays so
+    if here: signal.signal(signal.SIGTERM, before)
+
 def _speaks(rank, lost): # may this process say what went wrong? One may, and the first comes first
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher ends the rest: not before it is said
     if rank and not lost: time.sleep(1)
     try: return dist.distributed_c10d._get_default_store().add('cnn_tricks/said', 1) == 1
     except Exception: return True
 
+# %% ../nbs/40_distributed.ipynb #c5d1e0a7
 @contextmanager
 def mirrored(
     folder:Path=None, # of the first process; what the others give is not looked at
@@ -124,18 +134,21 @@ def _in_group(fn, args, folder, seconds): # what each forked process runs: its r
     try:
         with process_group(seconds, cpu=True): result = fn(*args)
     except BaseException as e: result, rank = f'{type(e).__name__}: {e}', f'{rank}.error'
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher ends the rest: not before it is written
     with open(Path(folder)/rank, 'wb') as f: pickle.dump(result, f)
     if rank.endswith('error'): os._exit(1)
 
-def _first_cause(folder, n): # of a failure: what no other process has caused comes first
+def _first_cause(folder, n, seen): # of a failure: what no other process has caused; among equals, what was `seen` first
     def said(r):
         p = folder/f'{r}.error'
         if p.exists(): return f'process {r}: {pickle.loads(p.read_bytes())}'
         return f'process {r} ended without a word: it was killed'
     later = {'without a word': 1, 'ProcessLost': 2, 'SignalException': 3}
-    failed = [said(r) for r in range(n) if not (folder/f'{r}').exists()]
-    return min(failed, key=lambda s: max((rank for word, rank in later.items() if word in s), default=0))
+    failed = {r: said(r) for r in range(n) if not (folder/f'{r}').exists()}
+    rank = {r: max((k for word, k in later.items() if word in s), default=0) for r, s in failed.items()}
+    return failed[min(failed, key=lambda r: (rank[r], r not in seen))]
 
+# %% ../nbs/40_distributed.ipynb #b8f2a91c
 def _free_port():
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0))
@@ -169,5 +182,5 @@ def on_processes(
         try:
             with redirect_stdout(io.StringIO()):
                 notebook_launcher(_in_group, (fn, args, d, seconds), num_processes=n, use_port=_free_port())
-        except ChildFailedError: raise RuntimeError(_first_cause(Path(d), n)) from None
+        except ChildFailedError as e: raise RuntimeError(_first_cause(Path(d), n, e.failures)) from None
         return [pickle.loads((Path(d)/str(r)).read_bytes()) for r in range(n)]
