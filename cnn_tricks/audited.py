@@ -143,7 +143,8 @@ def recipe(self:Audit): # -> Recipe
 def stale(self:Audit): # -> list of names
     "Modules whose code has changed since"
     code = self.about.get('code', {})
-    return [m for m, h in code.items() if code_hashes({m}).get(m) != h]
+    now = code_hashes(set(code))
+    return [m for m, h in code.items() if now.get(m) != h]
 
 # %% ../nbs/80_audit.ipynb #db6037ae
 def _named(names, how='**{}**'): return ', '.join(how.format(n) for n in names)

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from scipy import stats
 
+from cnn_tricks import records
 from cnn_tricks.arms import Arm, Run
 from cnn_tricks.audit import audit
 from cnn_tricks.audit_plan import TooShort, make_plan, promise, usable
@@ -139,6 +140,17 @@ def test_ledger_reads_back(found):
     again = Audit.load(path)
     assert again == a and again.rows() == a.rows() and again.answer() == a.answer()
     json.loads(path.read_text(), parse_constant=lambda s: pytest.fail(f'{s} is no JSON'))
+
+
+def test_code_is_read_once(found, monkeypatch):
+    "Each module that an audit depends on is parsed once to tell whether it has changed, not once for each of the others."
+    a, _, _ = found
+    parsed = []
+    real = records.code_hash
+    monkeypatch.setattr(records, 'code_hash', lambda source: parsed.append(source) or real(source))
+    assert not a.stale and len(parsed) == len(set(parsed)) == len(a.about['code']) > 10
+    one = sorted(a.about['code'])[3]
+    assert replace(a, about=a.about | dict(code=a.about['code'] | {one: '0'*12})).stale == [one]
 
 
 def test_finished_audit_goes_on_to_nothing(found, data):
