@@ -36,6 +36,8 @@ class _Job: # an audit at work: the clock, the file, and who is told
         self.start = time.monotonic() - audit.spent
 
     def spent(self): return time.monotonic() - self.start
+    @property
+    def most(self): return self.audit.asked.get('rounds') or 20 # seeds for each arm at most
     def left(self): return 60*self.audit.asked['minutes'] - self.spent()
     def say(self, what): self.tell and self.tell(what, self.audit)
     def save(self):
@@ -85,16 +87,17 @@ def _choose(job, base, found, n): # -> the first `n` of the tricks that can be t
 def _prepare(job, base, found): # the plan, and an arm for each trick that is tried
     a = job.audit
     steps, full, least, extra = _trial(job, base)
-    p = make_plan(a.asked['minutes'], job.spent(), full, least, extra, len(found))
+    p = make_plan(a.asked['minutes'], job.spent(), full, least, extra, len(found), job.most)
     chosen = _choose(job, base, found, p.tricks)
     job.say('measuring what a step costs with each trick')
     todo = [base.replace(seconds=p.seconds), *(base + t for t in chosen)]
     counts, costs = plan_steps(todo, job.data, 'seconds', job.device)
-    counts = [max(1, round(n*min(1, steps/counts[0]))) for n in counts] # no run is longer than the recipe's own
+    own = p.seconds == full or counts[0] > steps # the base makes the recipe's own steps, however the clock went since
+    counts = [max(1, round(n*steps/counts[0])) if own else n for n in counts]
     named = [('base', base, 0), (CONTROL, base, 0), *((t.name, base + t, i) for i, t in enumerate(chosen, 1))]
     a.arms = [_arm(name, r.replace(steps=counts[i]), job.data, 'valid', job.device, step_seconds=costs[i])
               for name, r, i in named]
-    a.plan = asdict(replace(p, tricks=len(chosen), seconds=counts[0]*costs[0]))
+    a.plan = asdict(replace(p, tricks=len(chosen), seconds=min(full, counts[0]*costs[0])))
 
 # %% ../nbs/80_audit.ipynb #fd0f0de4
 def _next_round(job, open_): # seconds that one more seed takes
@@ -159,18 +162,20 @@ def _last_check(job): # the base and all that helps, fresh seeds, test images
         counts = a.base.steps, round(counts[1]*a.base.steps/counts[0])
         a.final = [_arm(name, r.replace(steps=n), job.data, 'test', job.device, step_seconds=c)
                    for name, r, n, c in zip(('base', 'with what helps'), (base, together), counts, costs)]
-    while (k := min(map(len, a.final))) < FIRST or k < 20 and job.left() > 1.1*_next_round(job, ('with what helps',)):
+    while (k := min(map(len, a.final))) < FIRST or k < job.most and job.left() > 1.1*_next_round(job, ('with what helps',)):
         for arm in a.final:
             if len(arm) == k: job.run(arm, a.asked['seed'] + 2000 + k, 'test')
 
 # %% ../nbs/80_audit.ipynb #e91518e6
-def _asked(base, names, data, minutes, delta, seed): # what decides an audit, as plain values
+def _asked(base, names, data, minutes, rounds, delta, seed): # what decides an audit, as plain values
     _check_delta(delta)
     if not 0 < minutes < float('inf'): raise ValueError(f'minutes={minutes}: must be a finite number greater than 0')
+    if rounds is not None and (type(rounds) is not int or not FIRST <= rounds <= 20):
+        raise ValueError(f'rounds={rounds!r}: must be a whole number from {FIRST} to 20, or None')
     _check(data, (seed,), 'test')
     about = dict(name=data.name, fingerprint=data.fingerprint, **{k: len(p) for k, p in data.parts.items()})
     plain = names and [t if isinstance(t, str) else dict(name=t.name, **t.params()) for t in names]
-    asked = dict(base=base.to_dict(), tricks=plain, minutes=minutes, delta=delta, seed=seed, data=about)
+    asked = dict(base=base.to_dict(), tricks=plain, minutes=minutes, rounds=rounds, delta=delta, seed=seed, data=about)
     return json.loads(json.dumps(asked))
 
 def _again(path, asked): # -> the audit that `path` holds, or None where there is none
@@ -191,6 +196,14 @@ def _about(a): # when, with which versions, and hashes of the code that runs
     return dict(date=date.today().isoformat(), versions={'python': platform.python_version(), **versions},
                 code=code_hashes(modules_used({arm.name: arm for arm in a.arms})))
 
+def _begin(job, base, names): # which tricks, the plan, an arm for each
+    a = job.audit
+    found, a.refused = usable(base, job.data, names, job.device)
+    _some(found, a.refused)
+    _prepare(job, base, found)
+    a.about = _about(a)
+    job.save()
+
 # %% ../nbs/80_audit.ipynb #16b793c3
 def audit(
     data:ImageData, # images with labels; the test part is read by the last check alone
@@ -198,6 +211,7 @@ def audit(
     tricks:list=None, # names of tricks, or `Trick`s; None: all that are registered and can be used here
     minutes:float=10., # for everything; the plan fits itself to it
     *,
+    rounds:int=None, # seeds for each at most, from 3 to 20: ends the audit before its minutes are over; None: no limit
     delta:float=0.01, # the smallest difference that matters, in accuracy; to be declared before the runs
     seed:int=42, # the first of the seeds
     path:Path=None, # file to keep it in after every run; one that is there goes on
@@ -206,15 +220,10 @@ def audit(
 )->Audit: # raises `TooShort` where the minutes do not suffice for one trick with three seeds
     "Which tricks help these images on this machine? Compared at equal seconds of training, over seeds, within minutes"
     base, device = base or recipes['fast'], device or default_device()
-    asked = _asked(base, tricks, data, minutes, delta, seed)
+    asked = _asked(base, tricks, data, minutes, rounds, delta, seed)
     job = _Job(_again(path, asked) or Audit(asked), data, path, tell, device)
     a = job.audit
-    if not a.arms:
-        found, a.refused = usable(base, data, tricks, device)
-        _some(found, a.refused)
-        _prepare(job, base, found)
-        a.about = _about(a)
-        job.save()
+    if not a.arms: _begin(job, base, tricks)
     job.say('the plan')
     _search(job)
     _last_check(job)

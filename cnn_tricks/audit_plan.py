@@ -41,20 +41,21 @@ def make_plan(
     full:float, # seconds of training of one run of the recipe, by its own budget
     least:float, # seconds of training of the shortest run that makes sense
     extra:float, # seconds that a run takes on top of its training: validation, building the network
-    available:int # tricks that could be tried, at least 1
+    available:int, # tricks that could be tried, at least 1
+    most:int=20 # seeds for each at most, at least `FIRST`
 )->Plan: # raises `TooShort`, which says how many minutes it takes
     "What suffers first where time is short: the length of the runs, then the number of tricks, then that of seeds"
-    time, least = 60*minutes - spent, min(least, full)
-    seconds = min(full, max(least, time/_runs(min(available, 6), 8, 5) - extra))
+    time, least, few = 60*minutes - spent, min(least, full), min(8, most)
+    seconds = min(full, max(least, time/_runs(min(available, 6), few, 5) - extra))
     runs = time/(seconds + extra)
-    n, pairs = min(available, math.floor((runs - 10)/9) - 2), 5
+    n, pairs = min(available, math.floor((runs - 10)/(few + 1)) - 2), 5
     if n < 1: n, pairs = 1, 3
-    rounds = min(20, math.floor((runs - 2*pairs)/(n + 2)) - 1)
+    rounds = min(most, math.floor((runs - 2*pairs)/(n + 2)) - 1)
     if rounds < FIRST:
         need = math.ceil(10*(spent + 1.1*_runs(1, FIRST, 3)*(least + extra))/60)/10
         raise TooShort(f'minutes={minutes:g}: too short to compare one trick over {FIRST} seeds; '
                        f'on these images and this machine it takes about {need:g} minutes')
-    return Plan(seconds, full, n, rounds, min(20, 2*rounds), pairs)
+    return Plan(seconds, full, n, rounds, min(most, 2*rounds), pairs)
 
 def _runs(n, rounds, pairs): # how many runs: with base and control, a round that measures costs, the last check
     return (n + 2)*(rounds + 1) + 2*pairs

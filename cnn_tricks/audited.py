@@ -49,7 +49,7 @@ CONTROL = 'the recipe again'
 @dataclass
 class Audit(Plain):
     "Which tricks help a recipe on these images and this machine; `cnn_tricks.audit.audit` makes one"
-    asked:dict # base (a recipe's plain values), tricks (names, or None), minutes, delta, seed, data
+    asked:dict # base (a recipe's plain values), tricks (names, or None), minutes, rounds, delta, seed, data
     arms:list = field(default_factory=list) # `Arm`s: the base, the control (the base on other seeds), the tricks
     plan:dict = field(default_factory=dict) # how the minutes were to be spent: fields of `Plan`
     refused:dict = field(default_factory=dict) # name of a trick that was not tried -> the reason

@@ -3,6 +3,7 @@ import json, os, re, shutil, signal, subprocess, sys, time
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ import torch
 from PIL import Image
 from scipy import stats
 
-from cnn_tricks import records
+import cnn_tricks.audit as audit_module
+from cnn_tricks import arms, control, records
 from cnn_tricks.arms import Arm, Run
 from cnn_tricks.audit import audit
 from cnn_tricks.audit_plan import TooShort, make_plan, promise, usable
@@ -21,8 +23,9 @@ from cnn_tricks.recipe import Recipe, recipes, tricks
 from cnn_tricks.shapes import shapes
 
 TINY = Recipe(network='resnet', network_args={'width': 4, 'blocks': [0, 1], 'grid': 2}, optimizer='adamw', lr=0.01,
-              schedule='one_cycle', batch_size=32, steps=30)
+              schedule='one_cycle', batch_size=32, steps=12)
 PAIR = ['label_smoothing', 'mixup']
+BUDGET = dict(minutes=60., rounds=4) # ends after four seeds; a busy machine only takes longer over them
 
 
 @pytest.fixture(scope='module')
@@ -33,7 +36,7 @@ def data(): return shapes(n=300, size=12)
 def found(data, tmp_path_factory):
     "A finished audit, its file, and what it said on the way."
     said, path = [], tmp_path_factory.mktemp('audit')/'ledger.json'
-    a = audit(data, TINY, PAIR, minutes=0.13, path=path, tell=lambda what, a: said.append((what, a.spent)))
+    a = audit(data, TINY, PAIR, **BUDGET, path=path, tell=lambda what, a: said.append((what, a.spent)))
     return a, path, said
 
 
@@ -124,7 +127,7 @@ def test_lesson_of(): assert lesson_of('one_cycle') == '23_schedule' and lesson_
 def test_audit(found, data):
     a, path, said = found
     assert a.finished and a.rounds >= FIRST and [arm.name for arm in a.arms] == ['base', CONTROL, *[t.name for t in usable(TINY, data, PAIR)[0]]][:len(a.arms)] and len(a.arms) >= 3
-    assert a.spent <= 60*.13*1.15 + 1
+    assert a.rounds <= 4 and a.base.steps == TINY.steps and not a.refused
     assert a.base.seeds[:3] == (42, 43, 44) and a.arms[1].seeds[:3] == (1042, 1043, 1044)
     assert all(arm.seeds == a.base.seeds[:len(arm)] for arm in a.arms[2:])
     assert {c.verdict for c in a.comparisons} <= set(OUTCOMES) and len(a.rows()) == len(a.arms) - 1
@@ -153,10 +156,48 @@ def test_code_is_read_once(found, monkeypatch):
     assert replace(a, about=a.about | dict(code=a.about['code'] | {one: '0'*12})).stale == [one]
 
 
+# the minutes, by a clock that only training moves
+
+@pytest.fixture
+def clock(monkeypatch):
+    "Every step of training takes `clock.step` seconds, and nothing else takes any."
+    c = SimpleNamespace(now=0., step=.01)
+    c.perf_counter = c.monotonic = lambda: c.now
+    for module in audit_module, arms, control: monkeypatch.setattr(module, 'time', c)
+    before = control.RunControl.before_batch
+    def before_batch(self):
+        if self.training: c.now += c.step
+        return before(self)
+    monkeypatch.setattr(control.RunControl, 'before_batch', before_batch)
+    return c
+
+
+def test_minutes_are_kept(clock, data):
+    a = audit(data, TINY.replace(steps=24), PAIR, minutes=.24)
+    assert a.finished and not a.refused and len(a.arms) == 4 and a.spent == pytest.approx(clock.now)
+    assert a.base.steps == 24 and a.base.step_seconds == pytest.approx(.01)
+    left, one = 14.4 - a.spent, .24
+    assert left >= 0 and (left < 15*one or a.rounds == a.plan['most'] or a.left.keys() >= set(PAIR))
+
+
+def test_fewer_tricks_where_runs_take_longer_than_planned(clock, data):
+    "The machine becomes three times as slow once the plan is made: a trick is dropped, and the seeds stay."
+    def tell(what, a):
+        if what == 'round 1': clock.step = .03
+    a = audit(data, TINY.replace(steps=24), PAIR, minutes=.24, tell=tell)
+    assert a.finished and len(a.arms) == 3 and list(a.refused.values()) == ['no time: the runs took longer than planned']
+    assert a.rounds >= FIRST and a.spent <= 14.4
+
+
+def test_too_slow_a_machine(clock, data):
+    clock.step = 1.
+    with pytest.raises(TooShort, match=r'minutes=0\.5: .* about [\d.]+ minutes'): audit(data, TINY, PAIR, minutes=.5)
+
+
 def test_finished_audit_goes_on_to_nothing(found, data):
     a, path, _ = found
     before = path.read_bytes()
-    assert audit(data, TINY, PAIR, minutes=0.13, path=path).rows() == a.rows()
+    assert audit(data, TINY, PAIR, **BUDGET, path=path).rows() == a.rows()
     assert json.loads(before)['arms'] == json.loads(path.read_text())['arms']
 
 
@@ -165,14 +206,11 @@ def test_stopped_and_resumed(found, data, tmp_path):
     a, _, _ = found
     def stop(what, a):
         if what.startswith(f'{PAIR[0]}, seed 43'): raise KeyboardInterrupt
-    with pytest.raises(KeyboardInterrupt): audit(data, TINY, PAIR, minutes=0.13, path=tmp_path/'l.json', tell=stop)
+    with pytest.raises(KeyboardInterrupt): audit(data, TINY, PAIR, **BUDGET, path=tmp_path/'l.json', tell=stop)
     kept = Audit.load(tmp_path/'l.json')
     assert kept.rounds == 1 and not kept.finished and 'nothing can be said' in kept.answer()
-    done = audit(data, TINY, PAIR, minutes=0.13, path=tmp_path/'l.json')
-    before = {arm.name: arm.runs for arm in kept.arms} # on a slow machine the second trick may have been dropped
-    gone = before.keys() - {arm.name for arm in done.arms}
-    assert all(done.refused[name].startswith('no time') for name in gone)
-    assert done.finished and all(arm.runs[:len(before[arm.name])] == before[arm.name] for arm in done.arms)
+    done = audit(data, TINY, PAIR, **BUDGET, path=tmp_path/'l.json')
+    assert done.finished and [arm.runs[:len(k)] for arm, k in zip(done.arms, kept.arms, strict=True)] == [k.runs for k in kept.arms]
     r = train_again(done.arms[2], data)
     assert r == done.arms[2].runs[1].accuracy
 
@@ -183,27 +221,28 @@ def train_again(arm, data):
 
 
 @pytest.mark.parametrize('change,says', [
-    (dict(minutes=.2), 'minutes was'), (dict(delta=.02), 'delta was'), (dict(seed=1), 'seed was'), (dict(tricks=['mixup']), 'tricks was'),
+    (dict(minutes=.2), 'minutes was'), (dict(rounds=5), 'rounds was'), (dict(delta=.02), 'delta was'), (dict(seed=1), 'seed was'), (dict(tricks=['mixup']), 'tricks was'),
     (dict(base=TINY.replace(lr=.02)), 'base was')])
 def test_another_audits_ledger(found, data, change, says):
     _, path, _ = found
     before = path.read_bytes()
-    with pytest.raises(ValueError, match=says): audit(data, **dict(base=TINY, tricks=PAIR, minutes=0.13, path=path) | change)
+    with pytest.raises(ValueError, match=says): audit(data, **dict(base=TINY, tricks=PAIR, path=path, **BUDGET) | change)
     assert path.read_bytes() == before
 
 
 def test_other_images_and_broken_ledgers(found, data, tmp_path):
     _, path, _ = found
-    with pytest.raises(ValueError, match='images are others'): audit(shapes(n=300, size=12, seed=9), TINY, PAIR, 0.13, path=path)
+    with pytest.raises(ValueError, match='images are others'): audit(shapes(n=300, size=12, seed=9), TINY, PAIR, **BUDGET, path=path)
     for i, text in enumerate(('', '{"kind": "audit"', '[]', '{"kind": "ledger"}', '{"kind": "audit", "colour": 1}')):
         broken = tmp_path/f'{i}.json'
         broken.write_text(text)
-        with pytest.raises(ValueError, match='cannot be read as an audit'): audit(data, TINY, PAIR, 0.13, path=broken)
+        with pytest.raises(ValueError, match='cannot be read as an audit'): audit(data, TINY, PAIR, **BUDGET, path=broken)
         assert broken.read_text() == text
 
 
 @pytest.mark.parametrize('kwargs,says', [
-    (dict(minutes=0), 'minutes=0'), (dict(minutes=float('nan')), 'minutes=nan'), (dict(delta=0), 'delta=0'), (dict(tricks=['mixp']), 'mixp'),
+    (dict(minutes=0), 'minutes=0'), (dict(rounds=2), 'rounds=2'), (dict(rounds=21), 'rounds=21'), (dict(rounds=4.), 'rounds=4.0'),
+    (dict(minutes=float('nan')), 'minutes=nan'), (dict(delta=0), 'delta=0'), (dict(tricks=['mixp']), 'mixp'),
     (dict(tricks=[]), 'none can be tried'), (dict(base=TINY + tricks['mixup'](), tricks=['mixup', 'cutmix'], minutes=1e-3), 'too short'),
     (dict(tricks=['one_cycle']), 'already')])
 def test_bad_arguments(data, kwargs, says):
