@@ -162,7 +162,8 @@ def _last_check(job): # the base and all that helps, fresh seeds, test images
         counts = a.base.steps, round(counts[1]*a.base.steps/counts[0])
         a.final = [_arm(name, r.replace(steps=n), job.data, 'test', job.device, step_seconds=c)
                    for name, r, n, c in zip(('base', 'with what helps'), (base, together), counts, costs)]
-    while (k := min(map(len, a.final))) < FIRST or k < job.most and job.left() > 1.1*_next_round(job, ('with what helps',)):
+    def more(): return job.left() > 1.1*_next_round(job, ('with what helps',))
+    while (k := min(map(len, a.final))) < FIRST or k < job.most and more():
         for arm in a.final:
             if len(arm) == k: job.run(arm, a.asked['seed'] + 2000 + k, 'test')
 
