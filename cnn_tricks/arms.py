@@ -86,7 +86,7 @@ def sd(self:Arm): "Spread of the accuracy between seeds; nan for one run"; retur
 @patch(as_prop=True)
 def seeds(self:Arm): "The seeds, in order"; return tuple(r.seed for r in self.runs)
 @patch(as_prop=True)
-def steps(self:Arm): "Optimiser steps of a run: the mean, where runs were stopped early"; return round(self._steps.mean())
+def steps(self:Arm): "Optimiser steps of a run; the mean, if some stopped early"; return round(self._steps.mean())
 @patch(as_prop=True)
 def step_range(self:Arm): "Fewest and most steps of a run"; return int(self._steps.min()), int(self._steps.max())
 @patch(as_prop=True)

@@ -86,7 +86,7 @@ class Comparison(Plain):
     trick:Arm # with
     delta:float = 0.01 # the smallest difference that matters, in accuracy (0.01 is one point)
     equal:str = 'steps' # what the arms were given the same amount of
-    differ:tuple = field(default=(), kw_only=True) # what they need not share: 'seeds', 'data', where that is the question
+    differ:tuple = field(default=(), kw_only=True) # what they need not share: 'seeds', 'data'
 
     def __post_init__(self):
         _check_delta(self.delta)
@@ -158,7 +158,8 @@ def summary(self:Comparison): # -> str
     if self.verdict != 'undecided' or n < 2: return text
     if self.sd < self.resolution:
         return text + f' One image is {100*self.resolution:.2g} points here: more images are needed.'
-    return text + f' To find a difference of δ would take about {seeds_needed(self.sd, self.delta):,} seeds.' * (self.sd > 0)
+    if not self.sd: return text
+    return text + f' To find a difference of δ would take about {seeds_needed(self.sd, self.delta):,} seeds.'
 
 # %% ../nbs/03_measure.ipynb #show-display
 def _display(self):

@@ -46,7 +46,7 @@ class Contrast:
 # %% ../nbs/60_race.ipynb #528338ca
 def contrast(
     name:str, # what it measures
-    terms:list # pairs (weight, `Arm`), over the same seeds and images; weights that add up to 0 take what the arms share away
+    terms:list # pairs (weight, `Arm`), same seeds and images; weights that add up to 0 take what the arms share away
 )->Contrast: # the weighted sum for each seed
     "Add arms up with weights, seed by seed: a difference is (+1, trick), (-1, base)"
     if not terms: raise ValueError('terms=[]: must hold at least one (weight, Arm)')

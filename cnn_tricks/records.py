@@ -111,7 +111,7 @@ class Record:
     versions:dict # of Python and of what matters
     code:dict # module -> hash of the code that ran
     made_by:str = '' # the command that makes it anew
-    checked:dict = field(default_factory=dict) # the run that showed that newer code does the same: scripts/check_records.py
+    checked:dict = field(default_factory=dict) # the run that showed that newer code does the same
 
     @property
     def stale(self): # -> list of names
