@@ -17,6 +17,8 @@ from fastai.torch_core import no_random, to_device
 from fastcore.basics import patch
 from torch.optim.swa_utils import AveragedModel
 
+from .fitting import only_validates, planned_steps
+from .parts import in_range
 from .recipe import Card, Trick, trick
 from .registry import bounded
 from .resizing import norm_layers, recalibrate_bn
@@ -27,8 +29,8 @@ def ema_decay(
     share:float=0.1 # how far the average reaches back, as a share of the run, in (0, 1]
 )->float: # in [0.5, 1)
     "The decay whose time constant, 1/(1 - decay) steps, is that share of the run; at least two steps"
-    if steps < 1: raise ValueError(f'steps={steps}: must be at least 1')
-    if not 0 < share <= 1: raise ValueError(f'share={share}: must lie in (0, 1]')
+    in_range('steps', steps, '[1, inf)', whole=True)
+    in_range('share', share, '(0, 1]')
     return 1 - 1/max(2., share*steps)
 
 # %% ../nbs/34_averaging.ipynb #893031dc
@@ -36,7 +38,7 @@ def averaging_fn(
     decay:float # share of the average that is kept at each step, in [0, 1]; 1 is the plain mean of all
 ): # -> function for `AveragedModel`'s `multi_avg_fn`
     "A plain mean until that forgets more slowly than `decay`, then exponential; counters are taken over as they are"
-    if not 0 <= decay <= 1: raise ValueError(f'decay={decay}: must lie in [0, 1]')
+    in_range('decay', decay, '[0, 1]')
     @torch.no_grad()
     def update(average, now, n): # two lists of tensors of one type; `n`: how many are in the average
         if average[0].is_floating_point(): torch._foreach_lerp_(average, now, 1 - min(decay, int(n)/(int(n) + 1)))
@@ -52,22 +54,12 @@ class AverageWeights(Callback):
         decay:float=None, # in place of `share`: what is kept at each step, in [0, 1]
         start:float=0., # share of the run's steps before the first that is averaged, in [0, 1)
         recalibrate:int=20): # training batches for batch norm's statistics at the end; 0: theirs are averaged too
-        if share is not None: ema_decay(1, share) # checks it
-        if decay is not None: averaging_fn(decay)
-        if not 0 <= start < 1: raise ValueError(f'start={start}: must lie in [0, 1)')
-        if recalibrate < 0: raise ValueError(f'recalibrate={recalibrate}: must be at least 0')
+        if share is not None: in_range('share', share, '(0, 1]')
+        if decay is not None: in_range('decay', decay, '[0, 1]')
+        in_range('start', start, '[0, 1)')
+        in_range('recalibrate', recalibrate, '[0, inf)', whole=True)
         self.share, self.decay, self.start, self.recalibrate = share, decay, start, recalibrate
         self.average, self.layers, self.seen, self.used, self.placed, self.final = None, None, 0, None, False, False
-
-    def before_fit(self):
-        "Each fit has its own average; the length of the fit decides the decay and the first step"
-        control = getattr(self, 'run_control', None)
-        self.steps = control.state.phase_steps if control else self.n_epoch*len(self.dls.train)
-        self.layers, self.seen, self.placed, self.final = None, 0, False, False
-        self.first = max(1, min(int(self.start*self.steps) + 1, self.steps - 1)) # two steps at least, if there are
-        self.used = self.decay
-        if self.used is None: self.used = 1. if self.share is None else ema_decay(self.steps, self.share)
-        self.average = AveragedModel(self.model, multi_avg_fn=averaging_fn(self.used), use_buffers=True)
 
     def after_batch(self):
         "After each step of training the average takes the weights in"
@@ -75,6 +67,20 @@ class AverageWeights(Callback):
         if self.layers is None: self.layers = [m for m in norm_layers(self.model) if m.training] # none that are frozen
         self.seen += 1
         if self.seen >= self.first: self.average.update_parameters(self.model)
+
+# %% ../nbs/34_averaging.ipynb #average-before-fit
+@patch
+def before_fit(self:AverageWeights):
+    "Each fit has its own average; the length of the fit decides the decay and the first step"
+    self.run = not (only_validates(self.learn) or hasattr(self, 'lr_finder'))
+    if not self.run: return
+    if any(isinstance(cb, AverageWeights) and cb is not self for cb in self.learn.cbs):
+        raise ValueError('AverageWeights: there are two in this run, and only one average can be validated: keep one')
+    self.steps, self.layers, self.seen, self.placed, self.final = planned_steps(self.learn), None, 0, False, False
+    self.first = max(1, min(int(self.start*self.steps) + 1, self.steps - 1)) # two steps at least, if there are
+    self.used = self.decay
+    if self.used is None: self.used = 1. if self.share is None else ema_decay(self.steps, self.share)
+    self.average = AveragedModel(self.model, multi_avg_fn=averaging_fn(self.used), use_buffers=True)
 
 # %% ../nbs/34_averaging.ipynb #7c32666b
 @patch
@@ -91,8 +97,8 @@ def exchange(self:AverageWeights):
 def place(self:AverageWeights):
     "Put the average into the network for good, with batch norm's statistics taken anew from training batches"
     if self.final or self.average is None or not int(self.average.n_averaged): return
-    self.exchange()
-    self.final, dl = True, self.dls.train
+    if not self.placed: self.exchange()
+    self.placed, self.final, dl = False, True, self.dls.train
     n, device = min(self.recalibrate, math.ceil(self.seen/10)), next(self.model.parameters()).device
     with no_random():
         batches = (to_device(tuple(b[:dl.n_inp]), device) for b in islice(dl.new(), n))
@@ -100,18 +106,20 @@ def place(self:AverageWeights):
 
 # %% ../nbs/34_averaging.ipynb #d4212418
 @patch
+def before_train(self:AverageWeights):
+    "Training goes on with its own weights"
+    if self.placed: self.exchange()
+    self.placed = False
+@patch
 def after_train(self:AverageWeights):
     "After the last step the average stays"
     if self.seen >= self.steps: self.place()
 @patch
 def before_validate(self:AverageWeights):
-    if not self.final and int(self.average.n_averaged):
-        self.exchange()
-        self.placed = True
-@patch
-def after_validate(self:AverageWeights):
-    if self.placed: self.exchange()
-    self.placed = False
+    "The average is validated; it stays until training goes on, for whatever keeps what was validated"
+    if self.final or self.placed or not int(self.average.n_averaged): return
+    self.exchange()
+    self.placed = True
 @patch
 def after_fit(self:AverageWeights):
     "Also where the run was cut short"
@@ -137,7 +145,8 @@ def load_state_dict(self:AverageWeights,
          'batch norm.',
     suggested='share=0.1: the average reaches back over a tenth of the run, however short it is (Fashion-MNIST). '
               'A decay of 0.999 or more belongs to runs of many thousand steps.',
-    plays_well='a fixed rate, and the constant part of wsd', plays_badly='early_stopping, which keeps plain weights',
+    plays_well='a fixed rate, and the constant part of wsd; early_stopping, which keeps the average',
+    plays_badly='annealing, which leaves it nothing to do',
     sources=('Polyak and Juditsky 1992, Acceleration of Stochastic Approximation by Averaging',
              'torch.optim.swa_utils.AveragedModel', 'lesson 34 measures it (record averaging)')))
 class EMA(Trick):
@@ -145,6 +154,7 @@ class EMA(Trick):
     share: float = bounded(0.1, gt=0, le=1) # how far back the average reaches, as a share of the run
     decay: float = bounded(None, ge=0, le=1, optional=True) # in place of `share`: what is kept at each step
     recalibrate: int = bounded(20, ge=0) # training batches for batch norm's statistics at the end
+    alone = 'average the weights'
 
     def callbacks(self): return [AverageWeights(self.share, self.decay, 0., self.recalibrate)]
 
@@ -156,12 +166,13 @@ class EMA(Trick):
     cost='As for ema.',
     suggested='start=0.75: the last quarter, every step of it (Fashion-MNIST, a run of two epochs). Izmailov and '
               'others take one set of weights an epoch, which needs a long run.',
-    plays_well='a fixed rate', plays_badly='annealing; ema, which averages the same steps; early_stopping',
+    plays_well='a fixed rate', plays_badly='annealing; ema is refused beside it, since one average is validated',
     sources=('Izmailov and others 2018, arXiv 1803.05407', 'torch.optim.swa_utils.AveragedModel',
              'lesson 34 measures it (record averaging)')))
 class SWA(Trick):
     "The plain mean of the weights after each step in the last part of the run"
     start: float = bounded(0.75, ge=0, lt=1) # share of the steps before the first that is averaged
     recalibrate: int = bounded(20, ge=0) # training batches for batch norm's statistics at the end
+    alone = 'average the weights'
 
     def callbacks(self): return [AverageWeights(None, None, self.start, self.recalibrate)]

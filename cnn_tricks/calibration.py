@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import matplotlib.pyplot as plt
 import torch
 
+from .parts import in_range
+
 # %% ../nbs/33_stopping.ipynb #92ff73a1
 def _check(probs, y): # -> both, on the CPU, the probabilities as float64
     if probs.ndim != 2 or y.shape != probs.shape[:1]:
@@ -52,7 +54,7 @@ def reliability(
     bins:int=15 # bins of equal width on (0, 1], each closed on the right; at least 1
 )->Reliability: # counts, confidence and accuracy of each bin
     "Sort the images into bins by the probability of the predicted class"
-    if bins < 1: raise ValueError(f'bins={bins!r}: must be at least 1')
+    in_range('bins', bins, '[1, inf)', whole=True)
     probs, y = _check(probs, y)
     top, said = probs.max(1)
     edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64)
@@ -75,7 +77,7 @@ def temper(
     temperature:float # above 1 softens, below 1 sharpens; greater than 0
 )->torch.Tensor: # float64 (N, classes)
     "What softmax would have given for logits divided by `temperature`; the order of the classes stays"
-    if not temperature > 0: raise ValueError(f'temperature={temperature!r}: must be greater than 0')
+    in_range('temperature', temperature, '(0, inf)')
     return (probs.double().clamp_min(1e-38).log()/temperature).softmax(1)
 
 def fit_temperature(

@@ -17,6 +17,7 @@ from fastai.callback.schedule import minimum, slide, steep, valley
 
 from .data import ImageData
 from .pages import Table
+from .parts import in_range
 from .recipe import Recipe
 from .train import learner
 
@@ -53,8 +54,9 @@ def find_lr(
     device=None # torch device; None picks the fastest kind here
 )->RangeTest: # losses and suggestions
     "fastai's `lr_find` on a recipe's own network, optimiser and data, which are built anew and thrown away"
-    if not 0 < start < end: raise ValueError(f'start={start}, end={end}: must be greater than 0, and rise')
-    if steps < 30: raise ValueError(f'steps={steps}: must be at least 30')
+    for name, v in (('start', start), ('end', end)): in_range(name, v, '(0, inf)')
+    if start >= end: raise ValueError(f'start={start}, end={end}: must rise')
+    in_range('steps', steps, '[30, inf)', whole=True)
     with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng():
         learn = learner(recipe, data, seed, device)
         learn.path = Path(folder)

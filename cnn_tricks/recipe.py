@@ -15,7 +15,7 @@ from fastcore.basics import patch
 
 from .loaders import flip, shift
 from .networks import networks
-from .parts import losses, optimizers, schedules
+from .parts import losses, optimizers, plain_args, schedules
 from .registry import Registry, bounded, check_fields
 
 # %% ../nbs/02_recipe.ipynb #83fd78ba
@@ -46,6 +46,7 @@ class Recipe:
 
     def __post_init__(self):
         if all(getattr(self, b) is None for b in _budgets): object.__setattr__(self, 'epochs', 5.)
+        if not isinstance(self.tricks, (tuple, list)): raise TypeError(f'tricks={self.tricks!r}: must be a list of tricks')
         object.__setattr__(self, 'tricks', tuple(self.tricks))
         check_fields(self)
         _check_budget(self)
@@ -59,16 +60,18 @@ def _check_budget(r):
 
 def _check_names(r):
     for name, reg in dict(network=networks, optimizer=optimizers, schedule=schedules, loss=losses).items():
-        args = getattr(r, f'{name}_args')
-        reg.check_args(getattr(r, name), args, f'{name}_args')
-        # a tuple becomes a list now, as it would in the file
-        object.__setattr__(r, f'{name}_args', json.loads(json.dumps(args)))
+        field = f'{name}_args'
+        object.__setattr__(r, field, plain_args(reg, getattr(r, name), getattr(r, field), field))
 
 def _check_tricks(ts):
+    does = {}
     for t in ts:
         if not isinstance(t, Trick): raise TypeError(f'tricks={t!r}: must be Trick instances')
-    fits = [t.name for t in ts if type(t).fit is not Trick.fit]
-    if len(fits) > 1: raise ValueError(f"tricks {' and '.join(fits)} both replace the fit: use one of them")
+        try: json.dumps(t.params(), allow_nan=False)
+        except (TypeError, ValueError) as e: raise type(e)(f'trick {t.name!r}, {t.params()}: {e}') from None
+        for role in [t.alone]*bool(t.alone) + ['replace the fit']*(type(t).fit is not Trick.fit):
+            if role in does: raise ValueError(f'tricks {does[role]} and {t.name} both {role}: use one of them')
+            does[role] = t.name
 
 # %% ../nbs/02_recipe.ipynb #954d6f9d
 @patch
@@ -82,8 +85,12 @@ def __add__(self:Recipe, trick): # a `Trick` -> Recipe
     "The recipe with one trick more"
     return self.replace(tricks=self.tricks + (trick,))
 
+def _frozen(v): # plain values, to be hashed and compared: 1 is 1.0 in it, a list a tuple, and the order of a dict is none
+    if isinstance(v, dict): return frozenset((k, _frozen(x)) for k, x in v.items())
+    return tuple(map(_frozen, v)) if isinstance(v, (list, tuple)) else v
+
 @patch
-def __hash__(self:Recipe): return hash(self.to_json())
+def __hash__(self:Recipe): return hash(_frozen(self.to_dict()))
 
 # %% ../nbs/02_recipe.ipynb #6b3bcec6
 @patch
@@ -98,7 +105,9 @@ def from_dict(cls:Recipe, d:dict): # what `to_dict` gave, or part of it -> Recip
     known = {f.name for f in fields(Recipe)}
     if unknown := sorted(set(d) - known):
         raise ValueError(f"unknown recipe field {unknown[0]!r}; fields: {', '.join(sorted(known))}")
-    return Recipe(**d | {'tricks': tuple(map(_make_trick, d.get('tricks', ())))})
+    named = d.get('tricks', [])
+    if not isinstance(named, (list, tuple)): raise TypeError(f'tricks={named!r}: must be a list of tricks')
+    return Recipe(**d | {'tricks': tuple(map(_make_trick, named))})
 
 @patch
 def to_json(self:Recipe): # -> str
@@ -108,13 +117,13 @@ def to_json(self:Recipe): # -> str
 @patch(cls_method=True)
 def from_json(cls:Recipe, text:str): # what `to_json` gave -> Recipe
     "A recipe from JSON text"
-    d = json.loads(text)
+    d = json.loads(text.removeprefix('\ufeff')) # some editors begin a file with a byte order mark
     if not isinstance(d, dict): raise ValueError('a recipe is a JSON object, as {"network": "article", "epochs": 5}')
     return Recipe.from_dict(d)
 
 # %% ../nbs/02_recipe.ipynb #8155653b
 def _make_trick(d): # {'name': ..., parameter: value, ...} -> Trick
-    if not isinstance(d, dict) or 'name' not in d:
+    if not isinstance(d, dict) or not isinstance(d.get('name'), str):
         raise ValueError(f'trick {d!r}: needs a name, as in {{"name": "flip_shift"}}')
     d = dict(d)
     name = d.pop('name')
@@ -134,6 +143,8 @@ class Card:
     plays_badly:str = '' # what it clashes with
     sources:tuple = () # papers (authors, year, section) and names of recorded runs
 
+    def __post_init__(self): check_fields(self)
+
     def rows(self): # (name, text) pairs, empty ones left out
         "The card as pairs of name and text"
         named = [(f.name.replace('_', ' ').capitalize(), getattr(self, f.name)) for f in fields(self)]
@@ -146,7 +157,7 @@ class Card:
 # %% ../nbs/02_recipe.ipynb #f06322d7
 class Trick:
     "A change of recipe: parameters, a `card`, and six hooks that do nothing unless overridden"
-    name, card = '', None
+    name, card, alone = '', None, '' # `alone`: what one trick of a recipe at most may do, as in 'average the weights'
 
     def __post_init__(self): check_fields(self)
     def recipe(self, r): # the `Recipe` to change -> the changed `Recipe`
@@ -181,7 +192,7 @@ def params(self:Trick): # -> dict of plain values
     return {f.name: getattr(self, f.name) for f in fields(self)}
 
 @patch
-def _key(self:Trick): return self.name, json.dumps(self.params(), sort_keys=True)
+def _key(self:Trick): return self.name, _frozen(self.params())
 @patch
 def __eq__(self:Trick, other): return isinstance(other, Trick) and self._key() == other._key()
 @patch

@@ -18,6 +18,7 @@ from safetensors.torch import save as safetensors_save
 
 from . import __version__
 from .data import ImageData, Part
+from .fitting import random_kept
 from .loaders import ImageLoader
 from .machine import Machine
 from .networks import networks
@@ -49,6 +50,7 @@ class Trained:
     std:list # per channel, in [0, 1] units
 
     @torch.no_grad()
+    @random_kept()
     def predict(self,
         x:torch.Tensor # uint8 (N, C, H, W), of the channels and size trained on
     )->torch.Tensor: # float32 (N, classes); each row sums to 1
@@ -56,6 +58,7 @@ class Trained:
         want = (self.channels, *self.size)
         if tuple(x.shape[1:]) != want or x.dtype != torch.uint8:
             raise ValueError(f'x is {x.dtype} {tuple(x.shape)}: must be uint8 (N, {", ".join(map(str, want))})')
+        if not len(x): return torch.zeros(0, len(self.classes))
         part, device = Part(x, torch.zeros(len(x), dtype=torch.int64)), next(self.model.parameters()).device
         std = [s or 1. for s in self.std] # as in training: a channel that never varies is not divided
         dl = ImageLoader(part, 256, mean=self.mean, std=std, channels_last=self.recipe.channels_last, device=device)
@@ -85,7 +88,7 @@ def load_trained(
     for name in ('recipe.json', 'model.safetensors'):
         if not (folder/name).is_file():
             raise FileNotFoundError(f'{folder} holds no {name}: give the folder that a training run wrote')
-    d = json.loads((folder/'recipe.json').read_text(encoding='utf-8'))
+    d = json.loads((folder/'recipe.json').read_text(encoding='utf-8-sig'))
     recipe, about = Recipe.from_dict(d['recipe']), d['data']
     with torch.random.fork_rng():
         net = build_network(plan(recipe), about['channels'], len(about['classes']), tuple(about['size']))

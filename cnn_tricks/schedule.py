@@ -12,23 +12,20 @@ import math
 
 from fastai.callback.core import Callback
 
-from .parts import schedules
+from .parts import in_range, schedules
 from .recipe import Card, Recipe, Trick, plan, trick
 from .registry import bounded
 
 # %% ../nbs/23_schedule.ipynb #e79abfba
-def _within(name, v, low, high): # `ValueError` unless low <= v <= high
-    if isinstance(v, bool) or not isinstance(v, (int, float)): raise TypeError(f'{name}={v!r}: must be a number')
-    if not low <= v <= high: raise ValueError(f'{name}={v}: must lie between {low:g} and {high:g}')
-
 @schedules.register('step')
 def step(
-    at:tuple=(0.5, 0.75), # fractions of the run after which the rate drops, each in (0, 1)
+    at:tuple=(0.5, 0.75), # fractions of the run after which the rate drops, each in [0, 1]
     gamma:float=0.1 # what a drop multiplies the rate by, in (0, 1]
 ): # -> {'lr': function of the fraction done}
     "Constant, with a drop by `gamma` at each fraction in `at`"
-    for a in at: _within('at', a, 0, 1)
-    _within('gamma', gamma, 1e-9, 1)
+    if not isinstance(at, (tuple, list)): raise TypeError(f'at={at!r}: must be a list of fractions')
+    for a in at: in_range('at', a, '[0, 1]')
+    in_range('gamma', gamma, '(0, 1]')
     return {'lr': lambda frac: gamma**sum(frac >= a - 1e-9 for a in at)}
 
 # %% ../nbs/23_schedule.ipynb #db4137b0
@@ -37,7 +34,7 @@ def exponential(
     final:float=0.01 # the multiplier at the end of the run, in (0, 1]
 ): # -> {'lr': function of the fraction done}
     "The same factor at every step, down to `final`"
-    _within('final', final, 1e-9, 1)
+    in_range('final', final, '(0, 1]')
     return {'lr': lambda frac: final**frac}
 
 @schedules.register('cosine')
@@ -45,7 +42,7 @@ def cosine(
     final:float=0. # the multiplier at the end of the run, in [0, 1]
 ): # -> {'lr': function of the fraction done}
     "Half a cosine wave from 1 to `final` (Loshchilov and Hutter 2016, eq. 5, without restarts)"
-    _within('final', final, 0, 1)
+    in_range('final', final, '[0, 1]')
     return {'lr': lambda frac: final + (1 - final)*(1 + math.cos(math.pi*frac))/2}
 
 # %% ../nbs/23_schedule.ipynb #4427d88f
@@ -58,8 +55,9 @@ def wsd(
     sqrt:bool=False # cool down as 1 - sqrt(share done) in place of a straight line
 ): # -> {'lr': function of the fraction done}
     "Warmup, stable, decay: a straight line up, a constant, a cooldown (Hägele and others 2024, section 3)"
-    for name, v in (('warmup', warmup), ('cooldown', cooldown), ('final', final)): _within(name, v, 0, 1)
-    _within('start', start, 1e-9, 1)
+    for name, v in (('warmup', warmup), ('cooldown', cooldown), ('final', final)): in_range(name, v, '[0, 1]')
+    in_range('start', start, '(0, 1]')
+    if not isinstance(sqrt, bool): raise TypeError(f'sqrt={sqrt!r}: must be True or False')
     if warmup + cooldown > 1: raise ValueError(f'warmup={warmup} and cooldown={cooldown}: together at most 1')
     def lr(frac):
         if frac < warmup: return start + (1 - start)*frac/warmup
@@ -74,8 +72,9 @@ def curve(
 )->dict: # hyperparameter ('lr', and 'mom' where the schedule sets it) -> list with a value for each step
     "What a recipe's schedule will ask for, step by step; asking changes nothing"
     r = plan(recipe)
-    steps = steps or r.steps
-    if not steps: raise ValueError('steps=None: say how many, since the recipe has another budget')
+    steps = r.steps if steps is None else steps
+    if steps is None: raise ValueError('steps=None: say how many, since the recipe has another budget')
+    in_range('steps', steps, '[1, inf)', whole=True)
     sched = schedules[r.schedule](**r.schedule_args)
     return {h: [(r.lr if h == 'lr' else 1)*f(i/steps) for i in range(steps)] for h, f in sched.items()}
 

@@ -12,6 +12,8 @@ from fastai.callback.core import CancelFitException
 from fastai.callback.tracker import TrackerCallback
 from fastcore.basics import patch
 
+from .fitting import only_validates
+from .parts import in_range
 from .recipe import Card, Trick, trick
 from .registry import bounded, choice
 
@@ -24,22 +26,32 @@ class KeepBest(TrackerCallback):
         patience:int=3, # validations without improvement after which to stop, at least 1
         min_delta:float=0. # an improvement must be larger than this, at least 0
     ):
+        if not isinstance(monitor, str): raise TypeError(f'monitor={monitor!r}: must be a string')
+        in_range('patience', patience, '[1, inf)', whole=True)
+        in_range('min_delta', min_delta, '[0, inf)')
         super().__init__(monitor, min_delta=min_delta)
         self.patience, self.wait, self.kept, self.row = patience, 0, None, None
 
     def before_fit(self):
-        "Each fit starts afresh"
-        super().before_fit()
+        "Each fit starts afresh; what only validates is none"
+        self.run = not only_validates(self.learn)
+        if not self.run: return
+        if self.monitor not in self.recorder.metric_names[1:]: raise ValueError(
+            f'monitor={self.monitor!r}: must be one of {", ".join(map(repr, self.recorder.metric_names[1:-1]))}')
+        super().before_fit() # it stands aside for `lr_find`
         self.wait, self.kept, self.row = 0, None, None
-    def after_epoch(self):
-        "Compare, keep, or count; a validation that was left out (on resuming) is no look"
-        if self.recorder.cancel_valid: return
-        super().after_epoch()
-        self.wait = 0 if self.new_best else self.wait + 1
-        if self.new_best:
-            self.kept = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
-            if hasattr(self, 'run_control'): self.row = self.run_control.state.history[-1]
-        if self.wait >= self.patience: raise CancelFitException
+
+# %% ../nbs/33_stopping.ipynb #keep-best-look
+@patch
+def after_epoch(self:KeepBest):
+    "Compare, keep, or count; a validation that was left out (on resuming) is no look"
+    if self.recorder.cancel_valid: return
+    super(KeepBest, self).after_epoch()
+    self.wait = 0 if self.new_best else self.wait + 1
+    if self.new_best:
+        self.kept = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
+        if hasattr(self, 'run_control'): self.row = self.run_control.state.history[-1]
+    if self.wait >= self.patience: raise CancelFitException
 
 # %% ../nbs/33_stopping.ipynb #193c8e0f
 @patch
@@ -47,8 +59,8 @@ def after_fit(self:KeepBest):
     "The best weights and buffers come back, and the record's last row tells their scores"
     if self.kept is None: return
     self.model.load_state_dict(self.kept)
-    if self.wait and self.row:
-        s = self.run_control.state
+    s = self.run_control.state if self.row else None
+    if self.row and s.history[-1] != self.row:
         now = dict(epoch=s.step/len(self.dls.train), step=s.step, seconds=s.seconds, restored_step=self.row['step'])
         s.history.append(self.row | now)
     self.kept = None
@@ -76,7 +88,7 @@ def load_state_dict(self:KeepBest,
     cost='One validation per epoch, a copy of the weights, and `patience` epochs beyond the best one.',
     suggested='monitor valid_loss, patience 3; a larger patience where few validation images make the curve noisy '
               '(Fashion-MNIST).',
-    plays_well='a fixed or a plateau-driven rate', plays_badly='one-cycle and cosine; averages of weights',
+    plays_well='a fixed or a plateau-driven rate; an average of the weights, which it then keeps', plays_badly='one-cycle and cosine',
     sources=('Prechelt 1998, Early Stopping: But When?', 'fastai EarlyStoppingCallback and SaveModelCallback',
              'lesson 33 measures it (record stopping)')))
 class EarlyStopping(Trick):
@@ -84,6 +96,7 @@ class EarlyStopping(Trick):
     monitor: str = choice('valid_loss', 'valid_loss', 'accuracy') # what to watch
     patience: int = bounded(3, ge=1) # epochs without improvement after which to stop
     min_delta: float = bounded(0., ge=0) # an improvement must be larger than this
+    alone = 'keep the best weights'
 
     def callbacks(self): return [KeepBest(self.monitor, self.patience, self.min_delta)]
     def applies(self, data, machine): return '' if len(data.valid) else 'it watches validation images; there are none'

@@ -6,7 +6,7 @@
 __all__ = ['learner', 'scheduler', 'fit_steps', 'steps_for', 'writable_folder', 'train']
 
 # %% ../nbs/02_recipe.ipynb #07fe4c62
-import math
+import copy, math
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -17,10 +17,11 @@ from fastai.learner import Learner
 from fastai.metrics import accuracy
 from fastai.optimizer import OptimWrapper
 
-from .control import Interrupted, RunControl, RunState, stop_on_signal
+from .control import Interrupted, RunControl, RunState, checkpoint_format
 from .data import ImageData
+from .fitting import StepLimit, random_kept, stop_on_signal
 from .machine import default_device, machine
-from .parts import losses, optimizers, schedules
+from .parts import in_range, losses, optimizers, schedules
 from .recipe import Recipe, Trick, plan
 from .registry import atomic_write
 from .result import Result, Trained, build_network
@@ -29,13 +30,25 @@ from .result import Result, Trained, build_network
 def _sized(r, data): # a planned recipe, `ImageData` -> `ImageData` at the recipe's size
     return data.resize(r.size) if r.size else data
 
+@torch.no_grad()
+def _try_images(r, net, data): # `ValueError` where the network cannot train on images of this size, this many a step
+    try: net = copy.deepcopy(net)
+    except Exception: return # a network that cannot be copied is tried by the first step
+    n = min(r.batch_size, max(len(data.train), 1))
+    try: net.train()(torch.zeros(min(n, 2), data.channels, *data.size))
+    except (RuntimeError, ValueError) as e:
+        what = f'network={r.network!r}, batch_size={n}, images of {" x ".join(map(str, data.size))} pixels'
+        raise ValueError(f'{what}: cannot be trained: {str(e).splitlines()[0]}') from e
+
+@random_kept() # fastai's loaders draw from Python's random state when they are made
 def _build(r, data, seed, device, cbs): # a planned recipe, data of its size -> `Learner`
     for t in r.tricks:
         if why := t.applies(data, machine(device)):
             raise ValueError(f'trick {t.name!r} cannot be used here: {why}')
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        net = build_network(r, data.channels, data.n_classes, data.size)
+    in_range('seed', seed, f'[{-2**63}, {2**63})', whole=True)
+    torch.manual_seed(seed)
+    net = build_network(r, data.channels, data.n_classes, data.size)
+    _try_images(r, net, data)
     dls = data.loaders(r.batch_size, seed=seed, channels_last=r.channels_last, device=device)
     for t in r.tricks: dls = t.loaders(dls)
     opt_func = partial(OptimWrapper, opt=partial(optimizers[r.optimizer], **r.optimizer_args))
@@ -62,23 +75,33 @@ def scheduler(recipe:Recipe): # -> fastai `ParamScheduler`
 def fit_steps(
     learn:Learner, # its `dls` decide how many steps an epoch has
     recipe:Recipe, # schedule and lr
-    steps:int=None): # steps of this phase; None for the recipe's
-    "Fit for a number of optimiser steps under the recipe's schedule; a trick's `fit` may call it several times"
-    steps = steps or recipe.steps
-    if hasattr(learn, 'run_control'): learn.run_control.state.planned = steps
-    learn.fit(math.ceil(steps / len(learn.dls.train)), cbs=scheduler(recipe))
+    steps:int=None): # steps of this phase, at least 1; None for the recipe's
+    "Fit for exactly so many optimiser steps under the recipe's schedule; a trick's `fit` may call it several times"
+    steps = recipe.steps if steps is None else steps
+    in_range('steps', steps, '[1, inf)', whole=True)
+    epochs, cbs = math.ceil(steps / len(learn.dls.train)), [scheduler(recipe)]
+    if hasattr(learn, 'run_control'):
+        learn.run_control.state.planned = steps
+        return learn.fit(epochs, cbs=cbs)
+    limit = StepLimit(steps)
+    learn.all_batches = limit.all_batches
+    try: learn.fit(epochs, cbs=[limit, *cbs])
+    finally: del learn.all_batches
 
 # %% ../nbs/02_recipe.ipynb #7de44d04
-def _run(r, data, seed, state, device, cbs=(), progress=False, **control): # `r`: planned, with `steps`
-    learn = _build(r, data, seed, device, [RunControl(state, **control), *cbs])
+def _fit(learn, r, state, progress): # `r`: planned, with `steps`
     fits = [t for t in r.tricks if type(t).fit is not Trick.fit]
     quiet = nullcontext() if progress else learn.no_bar()
-    with torch.random.fork_rng(), learn.no_logging() if not progress else nullcontext(), quiet:
+    with random_kept(), learn.no_logging() if not progress else nullcontext(), quiet:
         fits[0].fit(learn, r) if fits else fit_steps(learn, r)
     if state.error: raise state.error
     return learn
 
+def _run(r, data, seed, state, device, cbs=(), progress=False, **control): # `r`: planned, with `steps`
+    return _fit(_build(r, data, seed, device, [RunControl(state, **control), *cbs]), r, state, progress)
+
 # %% ../nbs/02_recipe.ipynb #ff7437cc
+@random_kept()
 def steps_for(
     recipe:Recipe, # with any of the three budgets
     data:ImageData, # decides how many steps an epoch has
@@ -104,6 +127,8 @@ def _load_checkpoint(path, recipe, data, seed): # -> dict, or None where there i
     except Exception as e:
         why = f'{path} cannot be read as a checkpoint ({type(e).__name__}); remove it to start anew'
         raise ValueError(why) from None
+    if not isinstance(ckpt, dict) or ckpt.get('format') != checkpoint_format:
+        raise ValueError(f'{path} was written by another version of cnn_tricks; remove it to start anew')
     old, new = Recipe.from_json(ckpt['meta']['recipe']).to_dict(), recipe.to_dict()
     diff = [f'{k} was {old[k]!r}, now {new[k]!r}' for k in new if old[k] != new[k]]
     if ckpt['meta']['seed'] != seed: diff.append(f"seed was {ckpt['meta']['seed']}, now {seed}")
@@ -123,7 +148,7 @@ def writable_folder(path): # created if missing -> `Path`
 def train(
     recipe:Recipe, # what to train and how
     data:ImageData, # what to train on; its test part is not read
-    seed:int=42, # decides weights, order, augmentation and dropout
+    seed:int=42, # decides weights, order, augmentation and dropout; any whole number of 64 bits
     *,
     out:Path=None, # folder for `checkpoint.pt`; None keeps none
     resume:bool=False, # go on from the checkpoint in `out`, if there is one
@@ -133,20 +158,23 @@ def train(
     device=None # torch device; None picks the fastest kind here
 )->Result: # the trained network and the record of the run
     "Train `recipe` on `data`: the one way in which everything in this course trains"
-    device, path = device or default_device(), writable_folder(out)/'checkpoint.pt' if out else None
-    ckpt = _load_checkpoint(path, recipe, data, seed) if resume else None
-    total = ckpt['meta']['total'] if ckpt else steps_for(recipe, data, seed, device)
-    state = RunState(total, seed, pending=ckpt)
-    meta = {'recipe': recipe.to_json(), 'seed': seed, 'data': data.fingerprint, 'total': state.total}
-    r = plan(recipe).replace(steps=state.total)
-    d = _sized(r, data)
-    with stop_on_signal(state):
-        learn = _run(r, d, seed, state, device, cbs, progress, path=path, every=checkpoint_every, meta=meta)
-    trained = Trained(learn.model.eval(), recipe, list(d.classes), d.channels, d.size,
-                      d.mean.tolist(), d.std.tolist())
-    res = Result(recipe, trained, d, seed, state.step, state.seconds, state.history, state.lrs,
+    device, path = device or default_device(), Path(out)/'checkpoint.pt' if out else None
+    r, ckpt = plan(recipe), _load_checkpoint(path, recipe, data, seed) if resume else None
+    d, state = _sized(r, data), RunState(ckpt['meta']['total'] if ckpt else 1, seed, pending=ckpt)
+    control = RunControl(state, path, checkpoint_every)
+    learn = _build(r, d, seed, device, [control, *cbs]) # what cannot work is said before the folder is touched
+    if out: writable_folder(out)
+    if not ckpt: state.total = steps_for(recipe, data, seed, device)
+    control.meta = {'recipe': recipe.to_json(), 'seed': seed, 'data': data.fingerprint, 'total': state.total}
+    with stop_on_signal(state): _fit(learn, r.replace(steps=state.total), state, progress)
+    return _result(recipe, learn, d, seed, state, device, path)
+
+# %% ../nbs/02_recipe.ipynb #train-result
+def _result(recipe, learn, data, seed, state, device, path): # -> `Result`; `Interrupted` with it, where it was stopped
+    trained = Trained(learn.model.eval(), recipe, list(data.classes), data.channels, data.size,
+                      data.mean.tolist(), data.std.tolist())
+    res = Result(recipe, trained, data, seed, state.step, state.seconds, state.history, state.lrs,
                  list(map(float, state.losses)), machine(device), finished=not state.stop)
-    if state.stop:
-        how = f'; resume=True goes on from {path}' if path else '; nothing was saved, since no folder was given'
-        raise Interrupted(f'stopped at step {state.step} of {state.total}{how}', res)
-    return res
+    if not state.stop: return res
+    how = f'; resume=True goes on from {path}' if path else '; nothing was saved, since no folder was given'
+    raise Interrupted(f'stopped at step {state.step} of {state.total}{how}', res)

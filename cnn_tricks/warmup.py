@@ -10,6 +10,7 @@ __all__ = ['warmup_factor', 'LinearWarmup', 'Warmup']
 # %% ../nbs/24_warmup.ipynb #b8603705
 from fastai.callback.core import Callback
 
+from .parts import in_range
 from .recipe import Card, Trick, trick
 from .registry import bounded
 
@@ -20,8 +21,8 @@ def warmup_factor(
     start:float=0.1 # the factor of the very first step, in (0, 1]
 )->float: # what to multiply the rate by, in (0, 1]
     "A straight line from `start` to 1 over the first `pct` of the run, then 1 (Goyal and others 2017, section 2.2)"
-    if not 0 <= pct <= 1: raise ValueError(f'pct={pct}: must lie between 0 and 1')
-    if not 0 < start <= 1: raise ValueError(f'start={start}: must be greater than 0 and at most 1')
+    in_range('pct', pct, '[0, 1]')
+    in_range('start', start, '(0, 1]')
     return start + (1 - start)*frac/pct if frac < pct else 1.
 
 # %% ../nbs/24_warmup.ipynb #64023061

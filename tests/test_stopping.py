@@ -1,6 +1,7 @@
 """Early stopping against fastai's callback and by what a run leaves behind; calibration against loops and closed forms."""
 import io
 import math
+import threading
 from contextlib import redirect_stdout
 from types import SimpleNamespace
 
@@ -54,7 +55,7 @@ def oracle(values, patience, min_delta=0., lower=True):
 
 def drive(cb, monitor, values):
     "The best value that a tracker kept, and the looks that it made."
-    cb.learn = SimpleNamespace(epoch=0, model=torch.nn.Linear(1, 1), recorder=SimpleNamespace(
+    cb.learn = SimpleNamespace(epoch=0, model=torch.nn.Linear(1, 1), lock=threading.Lock(), recorder=SimpleNamespace(
         metric_names=['epoch', monitor], values=[], cancel_valid=False))
     cb.before_fit()
     for i, v in enumerate(values):
