@@ -1,9 +1,9 @@
 """Switches the network off for every Python process that the tests start; the loopback stays.
 
 conftest.py runs this file and puts its folder on PYTHONPATH, so that Python itself imports it at the start of each
-notebook kernel and each command.
+notebook kernel and each command. If CNN_TRICKS_ROUGH is set, it makes training rougher too: see rough.py.
 """
-import errno, ipaddress, socket
+import errno, ipaddress, os, socket
 
 
 def is_loopback(host) -> bool:
@@ -33,3 +33,5 @@ def getaddrinfo(host, *args, plain=socket.getaddrinfo, **kwargs):
 if socket.getaddrinfo.__module__ != __name__:
     for name in 'connect', 'connect_ex': guard(name)
     socket.getaddrinfo = getaddrinfo
+
+if os.environ.get('CNN_TRICKS_ROUGH') and __name__ == 'sitecustomize': import rough
