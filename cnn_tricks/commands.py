@@ -20,7 +20,8 @@ def _picture(path, trained):
     "A picture as training saw its own: uint8 (C, H, W); or why there is none"
     from cnn_tricks.pictures import _decode
     if not Path(path).exists(): return 'no such file'
-    return 'a folder; give its pictures' if Path(path).is_dir() else _decode(path, trained.size, trained.channels)
+    if Path(path).is_dir(): return 'a folder; give its pictures'
+    return _decode(path, trained.size, trained.channels, trained.ranges)
 
 def _probabilities(trained, paths):
     "(path, its class probabilities or why there are none) for each path, in order; so many at a time as fit in memory"

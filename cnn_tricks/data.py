@@ -10,7 +10,7 @@ __all__ = ['Part', 'ImageData', 'stratified_order']
 # %% ../nbs/00_data.ipynb #imports-data
 import hashlib, torch
 import torch.nn.functional as F
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from fastcore.basics import patch
 
@@ -46,6 +46,7 @@ class ImageData:
     classes: tuple  # The classes' names; a label is an index into them
     name: str = ''  # What to call it
     notes: tuple = ()  # What was noticed while reading it, a line each
+    ranges: dict = field(default_factory=dict)  # What was white in files whose values are no bytes, by their depth
 
     def __post_init__(self):
         for f in ('classes', 'notes'): object.__setattr__(self, f, tuple(getattr(self, f)))

@@ -8,10 +8,11 @@ __all__ = ['read_files', 'read_folder']
 # %% ../nbs/00_data.ipynb #imports-folder
 import hashlib, os, torch
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from .data import ImageData, Part, stratified_order
 from .files import load_array, room, save_array
 from .layout import FolderError, examples, find_images, some
-from .pictures import SUFFIXES, as_size, printable, read_images
+from .pictures import SUFFIXES, as_size, decoders, printable, read_images, still_bad
 
 # %% ../nbs/00_data.ipynb #folder-assign
 def _assign(y, given, layout, shares, seed):
@@ -48,7 +49,8 @@ def _learnable(root, found, layout, lines=()):
 _noted = dict(transparent='with transparency: laid on white', cmyk='in CMYK: converted',
               animated='animated: the first frame taken', turned="turned as the camera's EXIF mark says",
               small='smaller than the size: enlarged', oblong='of another shape: the middle taken',
-              deep='of 16 bits: scaled to 8')
+              dark='almost black: no value above 15 of 255')
+_depths = {'16': 'of 16 bits', '32': 'of 32 bits', 'float': 'in floating point'}
 
 def _left_out(bad, found):
     "A line for the files that failed: how many of each kind, and an example of each"
@@ -66,19 +68,30 @@ def _notes(about, found, lines, asked, drawn):
                          'choose another with size')
     yield from lines
     if about['bad']: yield _left_out(about['bad'], found)
-    yield from (f'{some(n, "image")} {_noted[tag]}' for tag, n in sorted(about['seen'].items()) if n)
+    whites = {f'depth {d}': f'{_depths[d]}: scaled to 8, where white is {w:,}' for d, w in about['ranges'].items()}
+    yield from (f'{some(n, "image")} {(_noted | whites)[tag]}' for tag, n in sorted(about['seen'].items()) if n)
     if drawn: yield drawn
 
 # %% ../nbs/00_data.ipynb #folder-key
 def _key(found, *settings):
-    "A hash of all names, sizes and times of change"
+    "A hash of what decodes, and of all names, sizes and times of change"
     def stamp(path):
         try: return (lambda s: (s.st_size, s.st_mtime_ns))(os.stat(path))
         except OSError: return None
-    h = hashlib.blake2b(repr((1, settings)).encode(), digest_size=12)
+    h = hashlib.blake2b(repr((2, decoders(), settings)).encode(), digest_size=12)
     for part, name, p in found:
         h.update(repr((part, name, os.path.abspath(p), stamp(p))).encode('utf-8', 'surrogateescape'))
     return h.hexdigest()
+
+def _load(key, found, max_memory):
+    "What was kept; None where there is nothing, or where a file that failed then can be read now"
+    kept = load_array(key, max_memory)
+    if kept is None or not kept[1]['bad']: return kept
+    (x, about), bad = kept, kept[1]['bad']
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # a failure is not kept: each is tried again
+        now = list(pool.map(lambda i: still_bad(found[int(i)][2], x.shape[2:], x.shape[1]), bad))
+    about['bad'] = dict(zip(bad, now))
+    return kept if all(now) else None
 
 # %% ../nbs/00_data.ipynb #read-files
 def read_files(found: list,  # (part, class, path) of each file; part: 'train', 'valid', 'test' or ''
@@ -94,7 +107,7 @@ def read_files(found: list,  # (part, class, path) of each file; part: 'train', 
         if not ok: raise ValueError(f'{name}={v}: must be a fraction above 0; valid and test together below 1')
     classes = _learnable(root, found, layout, lines)
     key = _key(found, size, valid, test, seed)
-    kept = load_array(key, max_memory)
+    kept = _load(key, found, max_memory)
     if kept is None:
         try: x, keep, about = read_images([f[2] for f in found], size, max_memory, progress)
         except OSError as e: raise FolderError(f'{printable(root)}: its images find no room: {e.strerror}') from None
@@ -123,7 +136,7 @@ def _data(root, x, about, classes, notes):
         elif missed: notes.append(f'{len(missed):,} classes have no image in the {p} part: {examples(missed)}')
     notes += _copies(parts)
     name = printable(os.path.basename(os.path.abspath(root)))
-    return ImageData(**parts, classes=classes, name=name, notes=notes)
+    return ImageData(**parts, classes=classes, name=name, notes=notes, ranges=about['ranges'])
 
 def _copies(parts):
     "A note where valid or test hold images that train holds too"

@@ -48,6 +48,7 @@ class Trained:
     size:tuple # (height, width) in pixels
     mean:list # per channel, in [0, 1] units
     std:list # per channel, in [0, 1] units
+    ranges:dict = field(default_factory=lambda: {'16': 65535, '32': 65535}) # see `ImageData`
 
     @torch.no_grad()
     @random_kept()
@@ -74,7 +75,7 @@ def save(self:Trained, folder:Path): # created if missing
     folder.mkdir(parents=True, exist_ok=True)
     weights = {k: v.detach().cpu().contiguous() for k, v in self.model.state_dict().items()}
     with atomic_write(folder/'model.safetensors') as f: f.write(safetensors_save(weights))
-    about = {k: getattr(self, k) for k in ('classes', 'channels', 'size', 'mean', 'std')}
+    about = {k: getattr(self, k) for k in ('classes', 'channels', 'size', 'mean', 'std', 'ranges')}
     about = {'recipe': self.recipe.to_dict(), 'data': about, 'cnn_tricks': __version__}
     with atomic_write(folder/'recipe.json') as f: f.write(json.dumps(about, indent=2).encode())
 

@@ -39,7 +39,8 @@ def take_classes(
         y = new.to(p.y.device)[p.y]
         p = p[y >= 0]
         return Part(p.x, new.to(p.y.device)[p.y], p.masks)
-    return ImageData(*map(keep, data.parts.values()), classes, f'{data.name}: {", ".join(classes)}', data.notes)
+    name = f'{data.name}: {", ".join(classes)}'
+    return ImageData(*map(keep, data.parts.values()), classes, name, data.notes, data.ranges)
 
 # %% ../nbs/25_transfer.ipynb #60517a6c
 @torch.no_grad()
@@ -167,4 +168,4 @@ def rotation_task(
         x = torch.cat([torch.rot90(p.x, k, (2, 3)) for k in range(4)])
         return Part(x.contiguous(), torch.arange(4, device=p.x.device).repeat_interleave(len(p)))
     parts = map(turned, data.parts.values())
-    return ImageData(*parts, ('0°', '90°', '180°', '270°'), f'{data.name}, turned', data.notes)
+    return ImageData(*parts, ('0°', '90°', '180°', '270°'), f'{data.name}, turned', data.notes, data.ranges)

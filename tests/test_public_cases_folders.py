@@ -1,11 +1,16 @@
 "Folders as people had them when something went wrong elsewhere: each is read as it was meant, or refused in one line."
 import zlib
 from itertools import product
+from pathlib import Path
 
 import numpy as np
+import PIL
 import pytest
+import torch
 from PIL import Image
 
+from cnn_tricks import pictures
+from cnn_tricks.data import ImageData
 from cnn_tricks.folder import FolderError, read_folder
 from cnn_tricks.layout import _part
 
@@ -211,6 +216,12 @@ def test_case_3_loose_images(root):
                                          '(loose0.png, loose1.png, loose2.png and 2 more)')
 
 
+def test_case_3_a_phones_picture_under_a_wrong_name(root):
+    classes(root)
+    (root/'cat'/'phone.jpg').write_bytes(b'\0\0\0\x18ftypheic' + bytes(50))
+    note(read(root), 'phone.jpg (of a kind that Pillow cannot read)')
+
+
 def test_case_3_a_link_to_the_whole_folder_lends_no_images(root):
     classes(root)
     (root/'cat'/'up').symlink_to(root)
@@ -221,6 +232,211 @@ def test_case_3_a_class_that_vanishes_is_named_where_one_is_left(root):
     draw(root/'cat'), (root/'dog').mkdir(), (root/'hen').mkdir()
     for i in range(3): (root/'dog'/f'{i}.HEIC').touch()
     refused(root, "has one class ('cat') only", 'left out 1 empty folder: hen', 'dog (3 .heic)')
+
+
+# 4: what is white
+
+RAMP = np.arange(144).reshape(12, 12)*255//143  # 0 to 255
+
+
+def deep(root, values, save):
+    "Two classes of five pictures, each the values turned round by another number"
+    for k, c in enumerate('ab'):
+        (root/c).mkdir(parents=True)
+        for i in range(5): save(np.roll(values, 12*i + k), root/c/f'{i}')
+    return root
+
+
+def png(a, path): Image.fromarray(a).save(f'{path}.png')
+def tif(a, path): Image.fromarray(a).save(f'{path}.tif')
+
+
+def colour_png(a, path, kind=2):
+    "A PNG of 16 bits a channel, which Pillow cannot write: (H, W, C)"
+    import struct
+    def chunk(name, data): return struct.pack('>I', len(data)) + name + data + struct.pack('>I', zlib.crc32(name + data))
+    rows = b''.join(b'\0' + row.astype('>u2').tobytes() for row in a)
+    head = struct.pack('>IIBBBBB', a.shape[1], a.shape[0], 16, kind, 0, 0, 0)
+    path.with_suffix('.png').write_bytes(b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', head) + chunk(b'IDAT', zlib.compress(rows))
+                                         + chunk(b'IEND', b''))
+
+
+def known(data, channels=1):
+    "Are the pictures the ramp?"
+    want = torch.from_numpy(RAMP).float().sort().values.flatten().sort().values
+    for part in data.parts.values():
+        for x in part.x:
+            assert len(x) == channels
+            for c in x: assert (c.flatten().sort().values.float() - want).abs().max() <= 1
+    return True
+
+
+KINDS = {
+    'bytes in 16 bits, PNG': (RAMP.astype(np.uint16), png, 255), 'bytes in 16 bits, TIFF': (RAMP.astype(np.uint16), tif, 255),
+    '12 bits in 16': ((RAMP*16 + RAMP//16).astype(np.uint16), png, 4095), '10 bits': ((RAMP*4 + RAMP//64).astype(np.uint16), tif, 1023),
+    '14 bits': ((RAMP*64).astype(np.uint16), png, 16383), '16 bits': ((RAMP*257).astype(np.uint16), png, 65535),
+    'bytes in 32 bits': (RAMP.astype(np.int32), tif, 255), '16 bits in 32': ((RAMP*257).astype(np.int32), tif, 65535),
+    'floats to 1': ((RAMP/255).astype(np.float32), tif, 1), 'floats to 255': (RAMP.astype(np.float32), tif, 255),
+    'floats, resampled': ((RAMP/255*1.02 - 0.01).astype(np.float32), tif, 1)}
+
+
+@pytest.mark.parametrize('values,save,white', KINDS.values(), ids=KINDS)
+def test_case_4_white_is_what_the_folder_holds(root, values, save, white):
+    data = read(deep(root, values, save))
+    assert list(data.ranges.values()) == [white] and data.channels == 1
+    note(data, '10 images', f'scaled to 8, where white is {white:,}')
+    if 'resampled' not in str(values.min() < 0): assert values.min() < 0 or known(data)
+
+
+@pytest.mark.parametrize('factor,white', [(1, 255), (257, 65535)])
+@pytest.mark.parametrize('kind,channels', [(2, 3), (6, 4), (4, 2)])
+def test_case_4_colours_of_16_bits(root, factor, white, kind, channels):
+    "Pillow keeps the upper byte alone: bytes kept in 16 bits would be black."
+    def save(a, path):
+        full = np.repeat(a[..., None], channels, -1)
+        if kind != 2: full[..., -1] = white  # seen in full
+        colour_png(full, path, kind)
+    data = read(deep(root, (RAMP*factor).astype(np.uint16), save))
+    assert data.ranges == {'16': white} and known(data, 1 if kind == 4 else 3)
+
+
+@pytest.mark.parametrize('order', ['little', 'big'])
+def test_case_4_colour_tiffs_of_16_bits(root, order):
+    "A TIFF by hand: bytes in 16 bits, in either byte order."
+    import struct
+    def save(a, path):
+        e, full = '<>'[order == 'big'], np.repeat(a[..., None], 3, -1)
+        pixels = full.astype(f'{e}u2').tobytes()
+        tags = [(256, 4, 1, 12), (257, 4, 1, 12), (259, 3, 1, 1), (262, 3, 1, 2), (273, 4, 1, 8), (277, 3, 1, 3),
+                (278, 4, 1, 12), (279, 4, 1, len(pixels))]
+        bits = 8 + len(pixels)
+        tags = sorted([*tags, (258, 3, 3, bits)])
+        ifd = struct.pack(e + 'H', len(tags))
+        for t, kind, n, v in tags:
+            value = struct.pack(e + 'HH', v, 0) if kind == 3 and n == 1 else struct.pack(e + 'I', v)
+            ifd += struct.pack(e + 'HHI', t, kind, n) + value
+        head = (b'II*\0' if e == '<' else b'MM\0*') + struct.pack(e + 'I', bits + 6)
+        path.with_suffix('.tif').write_bytes(head + pixels + struct.pack(e + 'HHH', 16, 16, 16) + ifd + bytes(4))
+    assert known(read(deep(root, RAMP.astype(np.uint16), save)), 3)
+
+
+def test_case_4_transparent_grey_of_16_bits(root):
+    "The value that a tRNS chunk names is not seen: white."
+    def save(a, path): Image.fromarray(a).save(f'{path}.png', transparency=0)
+    values = (RAMP*257).astype(np.uint16)
+    values[values > 65000] = 65000
+    data = read(deep(root, values, save))
+    note(data, '10 images with transparency: laid on white')
+    for x in data.train.x: assert (x == 255).sum() == (values == 0).sum() and x.min() > 0
+
+
+def test_case_4_pictures_that_lie_on_their_side(root):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    wide = np.zeros((12, 24), np.uint16)
+    wide[:, :12] = 65535
+    def save(a, path): Image.fromarray(wide + (a % 7)[0, 0].astype(np.uint16)*0).save(f'{path}.png', exif=exif)
+    data = read_folder(deep(root, RAMP, save), size=(24, 12), progress=False)
+    assert (data.train.x[:, :, :11] == 255).all() and (data.train.x[:, :, 13:] == 0).all()
+
+
+@pytest.mark.parametrize('values,reason', [
+    (np.full((9, 9), 7., np.float32), 'up to 7: is white 1 or 255?'), (np.full((9, 9), np.nan, np.float32), 'no numbers'),
+    (np.linspace(-1, 1, 81, dtype=np.float32).reshape(9, 9), 'from -1 to 1: black must be 0'),
+    (np.full((9, 9), 10**6, np.int32), 'up to 1,000,000: more than 16 bits'),
+    (np.full((9, 9), -5, np.int32), 'from -5 to -5: black must be 0')])
+def test_case_4_refused_with_the_reason(root, values, reason):
+    classes(root)
+    Image.fromarray(values).save(root/'cat'/'odd.tif')
+    note(read(root), 'left out 1 file: ', f'odd.tif (holds values {reason}' if 'numbers' not in reason else reason)
+
+
+def test_case_4_almost_black_images_are_noted(root):
+    "Whatever the reason: nothing is dark in silence."
+    classes(root)
+    Image.fromarray(RAMP.astype(np.uint8)//20).save(root/'cat'/'labels.png')
+    note(read(root), '1 image almost black: no value above 15 of 255')
+
+
+def test_case_4_bytes_and_deep_pictures_side_by_side(root):
+    deep(root, RAMP.astype(np.uint16), png)
+    for c in 'ab': Image.fromarray(np.roll(RAMP, 5).astype(np.uint8)).save(root/c/'plain.png')
+    assert known(read(root))
+
+
+def test_case_4_white_travels_with_the_trained_network(root, tmp_path):
+    "predict scales a file as training scaled its own; a file that is brighter than all of those is refused."
+    from cnn_tricks.recipe import Recipe
+    from cnn_tricks.result import load_trained
+    from cnn_tricks.train import train
+    data = read(deep(root, (RAMP*16).astype(np.uint16), png))
+    result = train(Recipe(steps=1, batch_size=4), data, device='cpu', progress=False)
+    assert result.trained.ranges == data.ranges == {'16': 4095}
+    result.trained.save(tmp_path/'m')
+    trained = load_trained(tmp_path/'m')
+    assert trained.ranges == {'16': 4095}
+    dim, bright = np.full((12, 12), 200, np.uint16), np.full((12, 12), 60000, np.uint16)
+    png(dim, tmp_path/'dim'), png(bright, tmp_path/'bright')
+    from cnn_tricks.commands import _picture
+    assert (_picture(tmp_path/'dim.png', trained) == 200*255//4095).all()
+    assert _picture(tmp_path/'bright.png', trained) == 'holds values up to 60,000, where white was 4,095 in training'
+
+
+def test_case_4_networks_saved_before_still_predict(root, tmp_path):
+    import json
+    from cnn_tricks.commands import _picture
+    from cnn_tricks.recipe import Recipe
+    from cnn_tricks.result import load_trained
+    from cnn_tricks.train import train
+    train(Recipe(steps=1, batch_size=4), read(classes(root, n=10)), device='cpu', progress=False).trained.save(tmp_path/'m')
+    about = json.loads((tmp_path/'m'/'recipe.json').read_text())
+    del about['data']['ranges']
+    (tmp_path/'m'/'recipe.json').write_text(json.dumps(about))
+    png((RAMP*257).astype(np.uint16), tmp_path/'deep')
+    trained = load_trained(tmp_path/'m')
+    assert (_picture(tmp_path/'deep.png', trained)[0] == RAMP).all() and trained.ranges == {'16': 65535, '32': 65535}
+
+
+# 5: failures are not kept
+
+def test_case_5_a_file_that_failed_is_tried_again(root, monkeypatch):
+    classes(root)
+    opened, blocked = Image.open, [True]
+
+    def guard(path, **kw):
+        if blocked[0] and Path(path).name == '3.png': raise OSError('decoder error -2')
+        return opened(path, **kw)
+    monkeypatch.setattr(pictures.Image, 'open', guard)
+    for _ in range(2): assert sum(sizes(read(root)).values()) == 6 and note(read(root), 'left out 2 files')
+    blocked[0] = False
+    data = read(root)
+    assert sum(sizes(data).values()) == 8 and not [n for n in data.notes if 'left out' in n]
+
+
+def test_case_5_files_that_were_read_are_not_decoded_again(root, monkeypatch):
+    from cnn_tricks import folder
+    classes(root)
+    (root/'cat'/'bad.png').write_text('no')
+    first = read(root)
+    monkeypatch.setattr(folder, 'read_images', None)
+    again = read(root)
+    assert again.fingerprint == first.fingerprint and again.notes == first.notes and again.ranges == first.ranges
+
+
+def test_case_5_another_decoder_reads_anew(root, monkeypatch):
+    from cnn_tricks import folder
+    classes(root)
+    read(root)
+    asked, reading = [], folder.read_images
+    monkeypatch.setattr(folder, 'read_images', lambda *a: asked.append(1) or reading(*a))
+    read(root)
+    assert not asked
+    monkeypatch.setattr(PIL, '__version__', '99.0')
+    read(root)
+    assert len(asked) == 1
+    monkeypatch.delitem(Image.OPEN, 'JPEG2000')
+    read(root)
+    assert len(asked) == 2
 
 
 # 6: folders of machines
@@ -255,3 +471,15 @@ def test_case_7_many_small_classes(root):
     assert len(lacks) == 2 and all(n.count("'c") == 3 and 'classes have' in n and ' more' in n for n in lacks)
     note(data, 'left out 60 empty folders: empty00, empty01, empty02 and 57 more')
     note(data, 'left out 60 files (60 empty): ', ' and 57 more'), note(data, 'left out 60 folders without', ' and 57 more')
+
+
+def test_case_7_many_reasons(root):
+    classes(root, n=8)
+    for i in range(20): Image.fromarray(np.full((9, 9), 2 + i/2, np.float32)).save(root/'cat'/f'f{i}.tif')
+    line = note(read(root), 'left out 20 files')
+    assert len(line) < 400 and line.count('white') <= 6
+
+
+def test_ranges_travel_with_a_subset(root):
+    data = read(deep(root, RAMP.astype(np.uint16), png))
+    assert isinstance(data, ImageData) and data.subset(4).ranges == data.resize(6).ranges == data.split(3).ranges == {'16': 255}
