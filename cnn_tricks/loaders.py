@@ -132,7 +132,8 @@ def __iter__(self: ImageLoader):
     for step in range(skip, limit):
         idx = order[step*self.bs:(step + 1)*self.bs]
         if self.world_size > 1: idx = idx.tensor_split(self.world_size)[self.rank]
-        yield self.after_batch(self.batch(idx, generator.manual_seed(stream_seed(self.seed, epoch, step, self.rank))))
+        seed = stream_seed(self.seed, epoch, step, self.rank, 2)  # 2: what it is for, the augmentation
+        yield self.after_batch(self.batch(idx, generator.manual_seed(seed)))
     self.after_iter()
 
 # %% ../nbs/00_data.ipynb #loader-new

@@ -15,7 +15,7 @@ from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from torch import nn
 
-from cnn_tricks import datasets as D, files, registry
+from cnn_tricks import datasets as D, files, loaders, registry
 from cnn_tricks.data import ImageData, Part, stratified_order
 from cnn_tricks.loaders import ImageLoader, epoch_order, flip, image_loaders, shift, stream_seed
 from cnn_tricks.shapes import shapes
@@ -179,6 +179,26 @@ def test_stream_seed():
     assert stream_seed(1) != stream_seed(1, 0)
 
 
+def test_no_two_streams_coincide(small, monkeypatch):
+    "Order, augmentation, and what a run seeds at each step: neither a tuple nor a seed serves two things."
+    asked, orders, steps = [], set(), set()
+    monkeypatch.setattr(loaders, 'stream_seed', lambda *n: asked.append(n) or stream_seed(*n))
+    for rank in range(2):
+        dl = image_loaders(small, 20, device='cpu', augment=(flip(),), rank=rank, world_size=2)
+        for epoch in range(4):
+            asked.clear()
+            for _ in dl.train: pass
+            orders |= {a for a in asked if len(a) == 3}
+            now = {a for a in asked if len(a) > 3}
+            assert len(now) == 5 and not steps & now, 'another epoch or process had one of them'
+            steps |= now
+    assert len(orders) == 4 and len(steps) == 2*4*5 and {a[-1] for a in steps} == {2}
+    run = {(0, *es, rank, 1) for es in np.ndindex(9, 9) for rank in range(2)}  # dropout and all else that is random
+    before = {(0, 1, s, rank) for s in range(9) for rank in range(2)}  # the same, in version 0.1
+    every = [*orders, *steps, *run, *before, *((s, 30) for s in range(9))]
+    assert len({stream_seed(*map(int, a)) for a in every}) == len(every)
+
+
 def batches(data, epoch=0, seed=0, skip=0, limit=None, bs=32, **kw):
     dl = image_loaders(data, bs, seed=seed, augment=(flip(), shift()), device='cpu', **kw).train
     dl.epoch, dl.skip, dl.limit = epoch, skip, limit
@@ -231,7 +251,7 @@ def test_batch_by_hand(data, normalize):
     dls.train.epoch = 4
     for step, (x, y) in zip(range(3), dls.train):
         idx = epoch_order(10_000, 5, 4)[step*64:step*64 + 64]
-        g = torch.Generator().manual_seed(stream_seed(5, 4, step, 0))
+        g = torch.Generator().manual_seed(stream_seed(5, 4, step, 0, 2))
         want, _ = shift(3)(*flip()(data.train.x[idx].float()/255, None, g), g)
         if normalize: want = (want - data.mean.view(-1, 1, 1))/data.std.view(-1, 1, 1)
         assert torch.equal(x, want) and torch.equal(y, data.train.y[idx]) and x.dtype == torch.float32
