@@ -10,11 +10,15 @@ import math, struct, torch
 import torch.nn.functional as F
 from hashlib import blake2b
 from importlib import import_module
+from types import MethodType
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastai.data.transforms import CategoryMap
 from fastai.torch_core import default_device
 from fastcore.basics import patch
+from .data import ImageData, Part
+from .items import as_part
+
 
 # %% ../nbs/00_data.ipynb #loaders-seed
 def stream_seed(*numbers: int,  # What the random numbers are for: seed, epoch, step, rank, purpose
@@ -77,7 +81,10 @@ class ImageLoader(DataLoader):
         self.augment, self.rank, self.world_size, self.vocab = list(augment), rank, world_size, vocab
         # the next iteration's epoch; how many batches it leaves out at its start, and after how many it ends
         self.epoch, self.skip, self.limit, self.n_inp = 0, 0, None, 1
+        # for fastai: the batch size asked for; does it give labels; `augment` for its `tta`; what was white in files
+        self.asked, self.labelled, self.spare, self.ranges = batch_size, True, (), {}
 
+# %% ../nbs/00_data.ipynb #loader-check
 def _check_loader(batch_size, rank, world_size, mean, std):
     for name, v, low in (('batch_size', batch_size, 1), ('world_size', world_size, 1), ('rank', rank, 0)):
         if isinstance(v, bool) or not isinstance(v, int): raise TypeError(f'{name}={v!r}: must be a whole number')
@@ -103,6 +110,7 @@ def _make(self: ImageLoader, idx, generator):
     x = self.dataset.x.index_select(0, idx).to(self.device, non_blocking=True).float().div_(255)
     y = self.dataset.y.index_select(0, idx).to(self.device, non_blocking=True)
     for fn in self.augment: x, y = fn(x, y, generator)
+    if self.dataset.turns: x = self._vary(x, y, generator)
     if self.mean is not None: x = (x - self._column('mean')).div_(self._column('std'))
     return (x.contiguous(memory_format=torch.channels_last) if self.channels_last else x), y
 
@@ -127,13 +135,14 @@ def __iter__(self: ImageLoader):
     self.skip, self.limit = 0, None
     # counted at the start: an iteration that is broken off, at any time, has used up its epoch
     if self.shuffle: self.epoch += 1
-    generator = torch.Generator(self.device)
+    generator, turns = torch.Generator(self.device), self.dataset.turns
+    epoch, purpose = (next(turns), 4) if turns else (epoch, 2)
     self.before_iter()
     for step in range(skip, limit):
         idx = order[step*self.bs:(step + 1)*self.bs]
         if self.world_size > 1: idx = idx.tensor_split(self.world_size)[self.rank]
-        seed = stream_seed(self.seed, epoch, step, self.rank, 2)  # 2: what it is for, the augmentation
-        yield self.after_batch(self.batch(idx, generator.manual_seed(seed)))
+        b = self.batch(idx, generator.manual_seed(stream_seed(self.seed, epoch, step, self.rank, purpose)))
+        yield self.after_batch(b if self.labelled else b[:1])
     self.after_iter()
 
 # %% ../nbs/00_data.ipynb #loader-new
@@ -141,11 +150,25 @@ def __iter__(self: ImageLoader):
 def new(self: ImageLoader, dataset=None, cls=None, **kwargs):
     "A loader like this one, but for what is given"
     names = 'shuffle drop_last seed mean std channels_last device augment rank world_size vocab'.split()
-    old = dict({n: getattr(self, n) for n in names}, batch_size=kwargs.pop('bs', self.bs))
-    res = (cls or type(self))(self.dataset if dataset is None else dataset, **{**old, **kwargs})
-    res.epoch = self.epoch
+    old = dict({n: getattr(self, n) for n in names}, batch_size=kwargs.pop('bs', self.asked))
+    if dataset is None: part, labelled = self.dataset, self.labelled
+    else: part, labelled = as_part(dataset, self.dataset, self.ranges)
+    # methods that were replaced, as fastai's `get_preds` replaces the order, stay replaced
+    given = {n: o for n in self._methods if not isinstance(o := getattr(self, n), MethodType)}
+    if dataset is not None: given.pop('get_idxs', None)
+    res = (cls or type(self))(part, **{**old, **given, **kwargs})
+    res.epoch, res.labelled, res.spare, res.ranges = self.epoch, labelled, self.spare, self.ranges
     return res
 
+@patch
+def _vary(self: ImageLoader, x, y, generator):
+    "`spare` augmentation, for fastai's `tta`; what changes labels (mixing images, say) is left out"
+    for fn in self.spare:
+        changed, labels = fn(x, y, generator)
+        if labels is y: x = changed
+    return x
+
+# %% ../nbs/00_data.ipynb #loader-one
 @patch
 def one_batch(self: ImageLoader):
     "The next iteration's first batch; looking at it changes nothing"
@@ -164,24 +187,30 @@ def add_augment(self: ImageLoader,
 
 # %% ../nbs/00_data.ipynb #loader-show
 @patch
+def decode_batch(self: ImageLoader, b: tuple, max_n: int = 9, full: bool = True) -> list:
+    "The first `max_n` images of a batch as before normalising, in [0, 1], each with its label's text"
+    x, y = b[0][:max_n].detach().to(self.device), b[1][:max_n].tolist() if len(b) > 1 else [None]*len(b[0])
+    if self.mean is not None: x = x*self._column('std') + self._column('mean')
+    return list(zip(x.clamp(0, 1).cpu(), map(self._label, y)))
+
+@patch
 def show_batch(self: ImageLoader, b: tuple | None = None, max_n: int = 9, ctxs: list | None = None,
                titles: list | None = None, **kwargs):
     "The first `max_n` images of a batch, as before normalising, with their labels"
-    x, y = self.one_batch() if b is None else b
-    x, labels = x[:max_n].detach().to(self.device), [self._label(i) for i in y[:max_n].tolist()]
-    if self.mean is not None: x = x*self._column('std') + self._column('mean')
+    x, labels = zip(*self.decode_batch(self.one_batch() if b is None else b, max_n))
     if ctxs is None:
         cols = math.ceil(len(x)**0.5)
         rows = math.ceil(len(x)/cols)
         plt = import_module('matplotlib.pyplot')
         ctxs = list(plt.subplots(rows, cols, figsize=(cols*1.5, rows*1.6), squeeze=False)[1].flat)
         for ax in ctxs: ax.axis('off')
-    for ax, image, title in zip(ctxs, x.clamp(0, 1).cpu(), titles or labels):
+    for ax, image, title in zip(ctxs, x, titles or labels):
         ax.imshow(image.permute(1, 2, 0).squeeze(-1).numpy(), cmap='gray', vmin=0, vmax=1)
         ax.set_title(title, fontsize=9)
 
+# %% ../nbs/00_data.ipynb #loader-results
 @patch
-def _label(self: ImageLoader, i): return str(self.vocab[i]) if self.vocab else str(i)
+def _label(self: ImageLoader, i): return '' if i is None else str(self.vocab[i]) if self.vocab else str(i)
 
 @patch
 def show_results(self: ImageLoader, b: tuple, out: tuple, max_n: int = 9, **kwargs):
@@ -209,5 +238,6 @@ def image_loaders(data: "ImageData",  # The images
     if normalize: shared.update(mean=data.mean, std=torch.where(data.std > 0, data.std, 1.))
     train = ImageLoader(data.train, batch_size, shuffle=True, drop_last=True, augment=augment, **shared)
     dls = DataLoaders(train, ImageLoader(data.valid, valid_batch_size or max(batch_size, 256), **shared), device=device)
-    dls.vocab, dls.c = train.vocab, data.n_classes
+    dls.vocab, dls.c, dls.valid.spare = train.vocab, data.n_classes, tuple(augment)
+    for dl in dls.loaders: dl.ranges = data.ranges
     return dls
