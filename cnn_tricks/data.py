@@ -224,12 +224,6 @@ def to(self: ImageData,
     def move(p): return Part(p.x.to(device), p.y.to(device), None if p.masks is None else p.masks.to(device))
     return replace(self, **{name: move(part) for name, part in self.parts.items()})
 
-@patch
-def loaders(self: ImageData, batch_size: int = 64, **kwargs):
-    "`image_loaders(self, batch_size, ...)`: fastai `DataLoaders` of the train and valid parts"
-    from cnn_tricks.loaders import image_loaders
-    return image_loaders(self, batch_size, **kwargs)
-
 # %% ../nbs/00_data.ipynb #resize
 def _resized(part, size):
     def scale(t):

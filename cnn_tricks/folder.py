@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from .data import ImageData, Part, stratified_order
 from .files import load_array, room, save_array
 from .layout import FolderError, examples, find_images, some
+from .loaders import image_loaders  # gives `ImageData` its `loaders`
 from .pictures import SUFFIXES, as_size, decoders, printable, read_images, still_bad
 
 # %% ../nbs/00_data.ipynb #folder-assign

@@ -19,7 +19,6 @@ from fastcore.basics import patch
 from .data import ImageData, Part
 from .items import as_part
 
-
 # %% ../nbs/00_data.ipynb #loaders-seed
 def stream_seed(*numbers: int,  # What the random numbers are for: seed, epoch, step, rank, purpose
                 ) -> int:  # A seed of 63 bits
@@ -61,7 +60,7 @@ def shift(pixels: int = 2,  # The farthest that an image moves along each axis, 
 class ImageLoader(DataLoader):
     "Batches as slices of a tensor; the order and all chance follow from (seed, epoch, step, rank)"
     def __init__(self,
-                 part: "Part",  # The images and labels
+                 part: Part,  # The images and labels
                  batch_size: int = 64,  # Images a batch, over all processes; at most `len(part)`
                  *, shuffle: bool = False,  # A new order each epoch?
                  drop_last: bool = False,  # Leave out a last batch that is not full?
@@ -220,7 +219,7 @@ def show_results(self: ImageLoader, b: tuple, out: tuple, max_n: int = 9, **kwar
     self.show_batch(b, max_n, titles=titles, **kwargs)
 
 # %% ../nbs/00_data.ipynb #image-loaders
-def image_loaders(data: "ImageData",  # The images
+def image_loaders(data: ImageData,  # The images
                   batch_size: int = 64,  # Images in a training batch, over all processes
                   valid_batch_size: int | None = None,  # None: the larger of `batch_size` and 256
                   seed: int = 0,  # Of the order and of `augment`
@@ -241,3 +240,8 @@ def image_loaders(data: "ImageData",  # The images
     dls.vocab, dls.c, dls.valid.spare = train.vocab, data.n_classes, tuple(augment)
     for dl in dls.loaders: dl.ranges = data.ranges
     return dls
+
+@patch
+def loaders(self: ImageData, batch_size: int = 64, **kwargs):
+    "`image_loaders(self, batch_size, ...)`: fastai `DataLoaders` of the train and valid parts"
+    return image_loaders(self, batch_size, **kwargs)
