@@ -21,15 +21,23 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message): self.exit(2, f'{self.prog}: error: {message} (see {self.prog} --help)\n')
 
 # %% ../nbs/90_cli.ipynb #cli-numbers
-def _number(kind, least, above=False):
-    "A type for argparse: a finite number that is at least (or above) `least`"
+def _number(kind, least, above=False, most=None):
+    "A type for argparse: a finite number that is at least (or above) `least`, and at most `most`"
+    most = most or (2**63 - 1 if kind is int else math.inf)
     def parse(text):
         try: value = kind(text)
         except ValueError: value = math.nan
-        if math.isfinite(value) and (value > least if above else value >= least): return value
-        limit = f'{"greater than" if above else "at least"} {least}'
+        if (value > least if above else value >= least) and value <= most and value != math.inf: return value
+        limit = f'{"greater than" if above else "at least"} {least}' + f' and at most {most}'*(value > most)
         raise argparse.ArgumentTypeError(f'{text!r} is no {"whole " if kind is int else ""}number {limit}')
     return parse
+
+_at_least_1, _above_0, _threads = _number(int, 1), _number(float, 0, above=True), _number(int, 1, most=1024)
+
+def _text(text):
+    "A type for argparse: words. An empty one is most often a variable of the shell that is not set"
+    if text.strip(): return text
+    raise argparse.ArgumentTypeError(f'{text!r} is empty; leave the argument out, or give it a value')
 
 def _command(commands, name, run, help, about, examples):
     "Add a command; its help ends with examples"
@@ -44,7 +52,9 @@ _launch = 'accelerate launch --multi_gpu --num_processes 2 -m cnn_tricks train (
 
 def _several():
     "Has a launcher started this process as one of several?"
-    n = int(os.environ.get('WORLD_SIZE', 1))
+    text = os.environ.get('WORLD_SIZE') or '1'
+    if not text.isdecimal(): raise UsageError(f'WORLD_SIZE={text!r}: must be a whole number of processes')
+    n = int(text)
     if n > 1 and 'RANK' not in os.environ:
         raise UsageError(f'WORLD_SIZE={n} and no RANK: several processes are started with {_launch}')
     if n == 1 and {'MASTER_ADDR', 'ACCELERATE_USE_CPU'} <= set(os.environ):  # accelerate launch --cpu --num_processes 2
@@ -100,25 +110,25 @@ accelerate launch --multi_gpu --num_processes 2 -m cnn_tricks train
 def _add_train(commands):
     p = _command(commands, 'train', _train, 'train a network, beside the plain baseline', _train_about, [
         '', 'photos', 'photos --minutes 10 --size 64', '--recipe my_recipe.json --no-baseline --out trial', '--resume'])
-    p.add_argument('folder', nargs='?', metavar='FOLDER', help='a folder for each class, or train and test folders of '
-                   'such; without it, the clothes that come with cnn_tricks')
-    p.add_argument('--recipe', help='fast (default), baseline, or a JSON file')
+    p.add_argument('folder', nargs='?', type=_text, metavar='FOLDER', help='a folder for each class, or train and test '
+                   'folders of such; without it, the clothes that come with cnn_tricks')
+    p.add_argument('--recipe', type=_text, help='fast (default), baseline, or a JSON file')
     budget = p.add_mutually_exclusive_group()
-    add, above_0 = budget.add_argument, _number(float, 0, above=True)
-    add('--epochs', type=above_0, metavar='N', help='passes over the images, for each network')
-    add('--minutes', type=above_0, metavar='M', help='minutes of training, shared by both networks')
-    add('--steps', type=_number(int, 1), metavar='N', help='steps of training, for each network')
+    add = budget.add_argument
+    add('--epochs', type=_above_0, metavar='N', help='passes over the images, for each network')
+    add('--minutes', type=_above_0, metavar='M', help='minutes of training, shared by both networks')
+    add('--steps', type=_at_least_1, metavar='N', help='steps of training, for each network')
     p.add_argument('--resume', action='store_true', help='go on with the run in --out')
-    p.add_argument('--out', metavar='DIR', help='folder for the results (default: cnn_tricks_run, or cnn_tricks_run_2 '
-                   'and so on where that holds a run)')
-    p.add_argument('--size', type=_number(int, 1), metavar='PIXELS',
+    p.add_argument('--out', type=_text, metavar='DIR', help='folder for the results (default: cnn_tricks_run, or '
+                   'cnn_tricks_run_2 and so on where that holds a run)')
+    p.add_argument('--size', type=_at_least_1, metavar='PIXELS',
                    help='side of the images (default: as they are, up to 64)')
     p.add_argument('--seed', type=_number(int, 0), help='decides the weights and the order of the images (default: 42)')
-    p.add_argument('--batch-size', type=_number(int, 1), metavar='N', help="images in a step (default: the recipe's)")
-    p.add_argument('--lr', type=above_0, help="learning rate (default: the recipe's)")
+    p.add_argument('--batch-size', type=_at_least_1, metavar='N', help="images in a step (default: the recipe's)")
+    p.add_argument('--lr', type=_above_0, help="learning rate (default: the recipe's)")
     p.add_argument('--no-baseline', action='store_true', default=None, help='train the recipe alone')
-    p.add_argument('--threads', type=_number(int, 1), metavar='N', help="processor threads (default: torch's choice)")
-    p.add_argument('--device', help='cpu, cuda, mps (default: the fastest there is)')
+    p.add_argument('--threads', type=_threads, metavar='N', help="processor threads (default: torch's choice)")
+    p.add_argument('--device', type=_text, help='cpu, cuda, mps (default: the fastest there is)')
 
 # %% ../nbs/90_cli.ipynb #cli-audit-about
 _audit_about = '''Tries the tricks of the course on your images: each against the recipe
@@ -136,23 +146,23 @@ def _delta(text): # of --delta, in points
 def _add_audit(commands):
     p = _command(commands, 'audit', _audit, 'find out which tricks help on your images', _audit_about, [
         '', 'photos --minutes 30', 'photos --minutes 10 --tricks ema mixup label_smoothing --delta 0.5', '--resume'])
-    p.add_argument('folder', nargs='?', metavar='FOLDER', help='as for train; without it, the clothes that come with '
-                   'cnn_tricks')
-    above_0 = _number(float, 0, above=True)
-    p.add_argument('--minutes', type=above_0, metavar='M', help='minutes for everything (default: 10)')
-    p.add_argument('--recipe', help='what the tricks are added to: fast (default), baseline, or a JSON file')
-    p.add_argument('--tricks', nargs='+', metavar='NAME', help='tricks to try (default: all that can be used here, the '
-                   'most promising first)')
+    p.add_argument('folder', nargs='?', type=_text, metavar='FOLDER', help='as for train; without it, the clothes that '
+                   'come with cnn_tricks')
+    p.add_argument('--minutes', type=_above_0, metavar='M', help='minutes for everything (default: 10)')
+    p.add_argument('--recipe', type=_text,
+                   help='what the tricks are added to: fast (default), baseline, or a JSON file')
+    p.add_argument('--tricks', nargs='+', type=_text, metavar='NAME', help='tricks to try (default: all that can be '
+                   'used here, the most promising first)')
     p.add_argument('--delta', type=_delta, metavar='POINTS', help='the smallest difference of accuracy that matters to '
                    'you, in points (default: 1)')
-    p.add_argument('--size', type=_number(int, 1), metavar='PIXELS',
+    p.add_argument('--size', type=_at_least_1, metavar='PIXELS',
                    help='side of the images (default: as they are, up to 64)')
-    p.add_argument('--out', metavar='DIR', help='folder for the results (default: cnn_tricks_audit, or '
+    p.add_argument('--out', type=_text, metavar='DIR', help='folder for the results (default: cnn_tricks_audit, or '
                    'cnn_tricks_audit_2 and so on where that holds an audit)')
     p.add_argument('--resume', action='store_true', help='go on with the audit in --out')
-    p.add_argument('--seed', type=_number(int, 0), help='the first of the seeds (default: 42)')
-    p.add_argument('--threads', type=_number(int, 1), metavar='N', help="processor threads (default: torch's choice)")
-    p.add_argument('--device', help='cpu, cuda, mps (default: the fastest there is)')
+    p.add_argument('--seed', type=_number(int, 0, most=2**62), help='the first of the seeds (default: 42)')
+    p.add_argument('--threads', type=_threads, metavar='N', help="processor threads (default: torch's choice)")
+    p.add_argument('--device', type=_text, help='cpu, cuda, mps (default: the fastest there is)')
 
 # %% ../nbs/90_cli.ipynb #cli-other-options
 def _add_predict(commands):
@@ -160,19 +170,22 @@ def _add_predict(commands):
                  'Prints, for each picture, its class and how sure the network is; with --heat, draws where it looks.',
                  ['cnn_tricks_run a.jpg', 'cnn_tricks_run *.jpg --top 3', 'cnn_tricks_run a.jpg --heat where',
                   'cnn_tricks_run a.jpg --json'])
-    p.add_argument('model', metavar='MODEL', help='the folder that `cnn_tricks train` has left')
-    p.add_argument('images', nargs='+', metavar='IMAGE', help='picture files')
-    p.add_argument('--top', type=_number(int, 1), default=1, metavar='N', help='how many classes to print (default: 1)')
-    p.add_argument('--heat', metavar='DIR', help='draw where the network looks in each picture, into this folder')
+    p.add_argument('model', type=_text, metavar='MODEL', help='the folder that `cnn_tricks train` has left')
+    p.add_argument('images', nargs='+', type=_text, metavar='IMAGE', help='picture files')
+    p.add_argument('--top', type=_at_least_1, default=1, metavar='N', help='how many classes to print (default: 1)')
+    p.add_argument('--heat', type=_text, metavar='DIR',
+                   help='draw where the network looks in each picture, into this folder')
     p.add_argument('--json', action='store_true', help='print JSON')
 
 def _add_lessons(commands):
     p = _command(commands, 'lessons', _lessons, 'open the course in JupyterLab',
                  'Copies the lessons to a folder of yours and opens JupyterLab there. What you have changed is kept.',
                  ['', 'my_course --no-open', '--port 8899'])
-    p.add_argument('folder', nargs='?', default='cnn_tricks_lessons', metavar='DIR', help='default: cnn_tricks_lessons')
+    p.add_argument('folder', nargs='?', type=_text, default='cnn_tricks_lessons', metavar='DIR',
+                   help='default: cnn_tricks_lessons')
     p.add_argument('--no-open', action='store_true', help='copy, and do not open JupyterLab')
-    p.add_argument('--port', type=_number(int, 1), help="JupyterLab's port (default: 8888, or the next that is free)")
+    p.add_argument('--port', type=_number(int, 1, most=65535),
+                   help="JupyterLab's port (default: 8888, or the next that is free)")
 
 def _add_doctor(commands):
     p = _command(commands, 'doctor', _doctor, 'say what this machine has and what is fastest on it',

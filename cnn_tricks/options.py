@@ -28,6 +28,7 @@ def run_folder(
 )->Path: # the folder to write to; it need not exist
     "Where a run goes: never into a folder that holds another run"
     if out is not None:
+        if not str(out).strip(): raise UsageError(f'--out {out!r}: is empty')
         if Path(out).is_file(): raise UsageError(f'--out {out}: is a file, not a folder')
         if not resume and (found := _holds(Path(out))):
             what = 'an unfinished run: add --resume' if 'run.json' in found else f'results ({found[0]}): remove them'
@@ -63,9 +64,10 @@ def given_options(
     names:tuple=_names # the options that decide a run, beside folder and recipe
 )->dict: # only what was given: `folder`, `recipe`, `epochs` and so on
     "What the command line says about the run itself, as plain values"
-    given = {k: getattr(a, k) for k in names} | dict(folder=a.folder and str(Path(a.folder).resolve()))
-    return {k: v for k, v in given.items() if v is not None} | (dict(recipe=read_recipe(a.recipe)) if a.recipe else {})
-
+    given = {k: getattr(a, k) for k in names if getattr(a, k) is not None}
+    if a.folder is not None: given['folder'] = str(Path(a.folder).resolve())
+    if a.recipe is not None: given['recipe'] = read_recipe(a.recipe)
+    return given
 
 # %% ../nbs/90_cli.ipynb #options-kept
 def options_of(
