@@ -6,7 +6,7 @@
 __all__ = ['forest_chart', 'audit_html', 'write_audit_report']
 
 # %% ../nbs/90_cli.ipynb #areport-imports
-import math
+import math, shlex
 from pathlib import Path
 
 from matplotlib import rc_context
@@ -134,7 +134,7 @@ def _sections(a, data, where, folder):
     yield 'The last check', _check(a)
     yield 'What was not tried, and why', _not_tried(a)
     yield 'What this does not say', _limits(a)
-    use = f'cnn_tricks train {folder} --recipe {where}/recipe.json'
+    use = shlex.join(['cnn_tricks', 'train', *[folder]*bool(folder), '--recipe', f'{where}/recipe.json'])
     yield 'The recipe', _recipes(a) + ('<p>To train it:</p>' + _code(use) if a.finished else '')
     yield 'Data', _data(data)
     yield 'Machine, time and versions', _facts(a)

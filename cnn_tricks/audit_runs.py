@@ -85,7 +85,7 @@ def _show_audit(a, said):
 
 def _write(out, a, data, folder, **kwargs):
     with _writing(out):
-        kwargs |= dict(where=shlex.quote(str(out)), folder=shlex.quote(folder) if folder else '')
+        kwargs |= dict(where=str(out), folder=folder or '')
         write_audit_report(out/'report.html', a, data, **kwargs)
         with atomic_write(out/'recipe.json') as f: f.write(a.recipe.to_json().encode())
 

@@ -6,12 +6,12 @@
 __all__ = ['Entry', 'interval', 'side_by_side', 'curves', 'mistakes', 'confused', 'recipe_rows', 'report_html', 'write_report']
 
 # %% ../nbs/90_cli.ipynb #report-imports
-import platform
+import platform, shlex
 from dataclasses import dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 
-import torch
+import numpy as np, torch
 from scipy.stats import binomtest
 
 from . import __version__
@@ -69,9 +69,10 @@ def _looks(entries):
     return [(e, c, '--') for e, c in zip(entries[:-1], rest)] + [(entries[-1], _colours[1], '-')]
 
 def _per_step(r, values, most=300):
-    "Seconds and values, thinned to what a chart can show"
+    "Seconds and values, thinned to what a chart can show; between validations, whose seconds are known, steps are even"
     keep = range(0, len(values), max(1, len(values) // most))
-    return [(i + 1)*r.step_seconds for i in keep], [values[i] for i in keep]
+    known = [(0, 0.), *((h['step'], h['seconds']) for h in r.history), (r.steps, r.seconds)]
+    return np.interp([i + 1 for i in keep], *zip(*known)).tolist(), [values[i] for i in keep]
 
 def _per_validation(r, key, factor=1): return [h['seconds'] for h in r.history], [factor*h[key] for h in r.history]
 
@@ -204,7 +205,7 @@ def _use(r, where):
     lines = ['from cnn_tricks.result import load_trained', '', f'model = load_trained({where!r})',
              'model.classes     # names of the outputs',
              f'model.predict(x)  # x: uint8 (N, {shape}) -> probabilities (N, {len(r.trained.classes)})']
-    return ('<p>On the command line:</p>' + _code(f'cnn_tricks predict {where} picture.jpg')
+    return ('<p>On the command line:</p>' + _code(f'cnn_tricks predict {shlex.quote(where)} picture.jpg')
             + '<p>In Python:</p>' + _code('\n'.join(lines)))
 
 # %% ../nbs/90_cli.ipynb #report-html

@@ -56,3 +56,40 @@ def test_case_8_functions_and_variables(cnn_tricks):
     for f in read_recipe, run_folder, tried_device:
         with pytest.raises(UsageError): f('')
     assert 'WORLD_SIZE' in cnn_tricks('train', code=2, lines=1, WORLD_SIZE='two').err
+
+
+# what was seen beside the cases
+
+def test_what_changed_in_a_recipe_is_said(photos, tmp_path, cnn_tricks):
+    from cnn_tricks.options import options_of, read_recipe
+    folder = tmp_path/'run'
+    folder.mkdir()
+    write(tmp_path, 'my.json')
+    (folder/'run.json').write_text(json.dumps(dict(command='train', options=dict(recipe=read_recipe(str(tmp_path/'my.json')), seed=1))))
+    write(tmp_path, 'my.json', lr=.02)
+    write(tmp_path, 'other.json', batch_size=4)
+    def says(name):
+        with pytest.raises(UsageError) as e: options_of(folder, dict(recipe=read_recipe(str(tmp_path/name))), True)
+        return str(e.value)
+    assert says('my.json').endswith('recipe my.json has changed: lr was 0.01, now 0.02')
+    assert says('other.json').endswith('recipe was my.json, now other.json (batch_size was 8, now 4)')
+
+
+def test_losses_stand_at_their_true_seconds():
+    "A run that slowed down after its first epoch: the losses' axis is the one of the dots."
+    from types import SimpleNamespace
+    from cnn_tricks.report import _per_step
+    history = [dict(step=10, seconds=1.), dict(step=20, seconds=5.)]
+    r = SimpleNamespace(history=history, steps=22, seconds=6., step_seconds=6/22)
+    seconds, values = _per_step(r, list(range(22)))
+    assert seconds[9] == pytest.approx(1) and seconds[19] == pytest.approx(5) and seconds[21] == pytest.approx(6)
+    assert seconds[4] == pytest.approx(.5) and values == list(range(22))
+
+
+def test_commands_of_a_report_can_be_pasted(photos, tmp_path, cnn_tricks):
+    import html, shlex
+    write(tmp_path)
+    cnn_tricks('train', photos, '--recipe', 'r.json', '--no-baseline', '--out', "it's a run; rm x")
+    text = html.unescape((tmp_path/"it's a run; rm x"/'report.html').read_text(encoding='utf-8'))
+    line = next(l for l in re.findall(r'cnn_tricks predict .*picture\.jpg', text))
+    assert shlex.split(line) == ['cnn_tricks', 'predict', "it's a run; rm x", 'picture.jpg']
