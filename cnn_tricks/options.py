@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from .complaints import UsageError
+from .complaints import UsageError, _one_line
 from .recipe import Recipe, recipes
 
 # %% ../nbs/90_cli.ipynb #options-folder
@@ -40,21 +40,29 @@ def run_folder(
     return (unfinished or tried[:-1] or tried)[-1] if resume else tried[-1]
 
 # %% ../nbs/90_cli.ipynb #options-recipe
+def _plain(path): # of a JSON file: a recipe's plain values
+    try: d = json.loads(path.read_bytes()) # bytes: Windows' editors write a byte order mark, its shell UTF-16
+    except UnicodeDecodeError: raise ValueError('is no text in UTF-8') from None
+    except RecursionError: raise ValueError('is nested too deeply') from None
+    d = d.get('recipe', d) if isinstance(d, dict) else d
+    if isinstance(d, dict): return d
+    raise ValueError('a recipe is a JSON object: {"network": "article", "epochs": 5}')
+
 def read_recipe(
     text:str # a registered recipe's name, or a JSON file: a recipe, or the `recipe.json` of a run
 )->dict: # `label`, `fields` (plain values), `own_budget` (does it say how long to train?)
     "The recipe that `--recipe` names, checked"
     if text in recipes: return dict(label=text, fields=recipes[text].to_dict(), own_budget=False)
     path = Path(text)
+    if path.is_dir() and text: raise UsageError(f'--recipe {text}: is a folder; give a file, as the recipe.json in it')
     if not path.is_file():
         raise UsageError(f'--recipe {text}: no such file, and no recipe of that name ({", ".join(recipes.names())})')
     try:
-        d = json.loads(path.read_text(encoding='utf-8'))
-        d = d.get('recipe', d) if isinstance(d, dict) else d
-        if not isinstance(d, dict): raise ValueError('a recipe is a JSON object: {"network": "article", "epochs": 5}')
+        d = _plain(path)
         given = any(d.get(b) is not None for b in _budgets)
         return dict(label=path.name, fields=Recipe.from_dict(d).to_dict(), own_budget=given)
-    except (ValueError, TypeError) as e: raise UsageError(f'{path}: {e}') from None
+    except OSError as e: raise UsageError(f'--recipe {text}: {e.strerror}') from None
+    except Exception as e: raise UsageError(f'{path}: {_one_line(e)}') from None
 
 # %% ../nbs/90_cli.ipynb #options-options
 _names = 'epochs', 'minutes', 'steps', 'size', 'seed', 'batch_size', 'lr', 'no_baseline'
@@ -70,6 +78,26 @@ def given_options(
     return given
 
 # %% ../nbs/90_cli.ipynb #options-kept
+def _changed(old, new): # of two recipes: what differs, in words
+    if not (isinstance(old, dict) and isinstance(new, dict)): return f'was {_short(old)}, now {_short(new)}'
+    a, b = old['fields'], new['fields']
+    what = ', '.join(f'{k} was {a.get(k)!r}, now {b.get(k)!r}' for k in {**a, **b} if a.get(k) != b.get(k))
+    if old['label'] != new['label']: return f'was {old["label"]}, now {new["label"]}' + f' ({what})'*bool(what)
+    return f'{new["label"]} has changed: ' + (what or 'the file says now how long to train, or no longer')
+
+def _kept(out, command): # the options of the run in a folder
+    try:
+        kept = json.loads((out/'run.json').read_bytes())
+        other, options = kept.get('command', 'train'), kept['options']
+    except (ValueError, KeyError, AttributeError):
+        raise UsageError(f'cannot resume {out}: its run.json cannot be read; remove {out} to start anew') from None
+    if other == command: return options
+    raise UsageError(f'cannot resume {out}: it holds what `cnn_tricks {other}` began')
+
+def _fresh(): return dict.fromkeys(_names) | dict(folder=None, seed=42, recipe=read_recipe('fast'))
+def _short(v): return v['label'] if isinstance(v, dict) else v
+
+# %% ../nbs/90_cli.ipynb #options-of
 def options_of(
     out:Path, # the folder of a run
     given:dict, # of `given_options`
@@ -79,23 +107,23 @@ def options_of(
 )->dict: # every option
     "All options of a run; one that goes on keeps its own, which the command line may repeat and not change"
     if not resume: return (fresh or _fresh()) | given
-    kept = json.loads((out/'run.json').read_text(encoding='utf-8'))
-    if (other := kept.get('command', 'train')) != command:
-        raise UsageError(f'cannot resume {out}: it holds what `cnn_tricks {other}` began')
-    old = kept['options']
+    old = _kept(out, command)
     for k, v in given.items():
-        if old.get(k) != v: raise UsageError(f'cannot resume {out}: {k} was {_short(old.get(k))}, now {_short(v)}')
+        if old.get(k) == v: continue
+        how = _changed(old.get(k), v) if k == 'recipe' else f'was {_short(old.get(k))}, now {_short(v)}'
+        raise UsageError(f'cannot resume {out}: {k} {how}')
     return old
-
-def _fresh(): return dict.fromkeys(_names) | dict(folder=None, seed=42, recipe=read_recipe('fast'))
-def _short(v): return v['label'] if isinstance(v, dict) else v
 
 def tried_device(
     text:str # of `--device`: 'cpu', 'cuda', 'cuda:1', 'mps'; None: `train` chooses
 )->str: # the same
-    "Use a device once, so that one that is not there is refused at once"
-    try: return text and str(torch.zeros(1, device=text).device)
+    "Use a device once, so that one that is not there, or cannot compute, is refused at once"
+    if text is None: return None
+    try:
+        x = torch.ones(1, device=text)
+        x.item()
     except Exception as e: raise UsageError(f'--device {text}: {str(e).splitlines()[0]}') from None
+    return str(x.device)
 
 # %% ../nbs/90_cli.ipynb #options-arms
 def _budgeted(recipe, o, data, own=False, share=1):
