@@ -6,7 +6,7 @@
 __all__ = ['AuditBar', 'audit_command']
 
 # %% ../nbs/90_cli.ipynb #acmd-imports
-import shlex, time
+import time
 
 import torch
 from fastcore.basics import patch
@@ -21,7 +21,8 @@ from .complaints import UsageError
 from .options import _budgeted, given_options, options_of, read_recipe, tried_device
 from .recipe import Recipe, tricks
 from .registry import atomic_write
-from .runs import _claim, _console, _place, _read, _tell, _writing
+from .run_claim import _claimed, _how, _place, _writing
+from .runs import _console, _read, _tell, _try
 
 # %% ../nbs/90_cli.ipynb #acmd-bar
 def _clock(seconds): return f'{max(0, int(seconds))//60}:{max(0, int(seconds)) % 60:02}'
@@ -98,7 +99,7 @@ def _halted(out, a, data, folder, how):
     return f'{said}; {out}/report.html shows how far it is; go on with: {how}'
 
 # %% ../nbs/90_cli.ipynb #acmd-command
-_asked = 'minutes', 'tricks', 'delta', 'size', 'seed'
+_asked, _home = ('minutes', 'tricks', 'delta', 'size', 'seed'), 'cnn_tricks_audit'
 
 def _known(names): # the tricks that --tricks names
     for name in names or ():
@@ -106,28 +107,38 @@ def _known(names): # the tricks that --tricks names
         except ValueError as e: raise UsageError(f'--tricks: {e}') from None
     return names
 
-def _free(out): # take away what an audit that could not begin has written
-    (out/'run.json').unlink(missing_ok=True)
-    if not any(out.iterdir()): out.rmdir()
-
-def _audited(o, data, out, device, bar): # runs it; what can be wrong with the options is said so
-    base = _budgeted(Recipe.from_dict(o['recipe']['fields']), dict.fromkeys(('epochs', 'steps', 'minutes')), data,
+def _base(o, data): # the recipe that the tricks are added to
+    return _budgeted(Recipe.from_dict(o['recipe']['fields']), dict.fromkeys(('epochs', 'steps', 'minutes')), data,
                      o['recipe']['own_budget'])
-    options = dict(delta=o['delta']/100, seed=o['seed'], path=out/'ledger.json', tell=bar.tell, device=device)
+
+def _audited(o, data, base, claim, device, bar): # runs it; what can be wrong with the options is said so
+    path = claim.out/'ledger.json'
+    options = dict(delta=o['delta']/100, seed=o['seed'], path=path, tell=bar.tell, device=device)
     try:
-        with _writing(out): return audit(data, base, o['tricks'], o['minutes'], **options)
-    except Exception as e:
-        if not (out/'ledger.json').exists(): _free(out)
-        if isinstance(e, TooShort): raise UsageError(f'--{str(e).replace("=", " ", 1)}') from None
-        raise
+        with _writing(claim.out): return audit(data, base, o['tricks'], o['minutes'], **options)
+    except TooShort as e: raise UsageError(f'--{str(e).replace("=", " ", 1)}') from None
+    finally: claim.began = claim.began or path.exists() # from then on there is something to go on with
 
 # %% ../nbs/90_cli.ipynb #acmd-run
+def _held(a, o, data, base, claim, device, said): # the audit, in its folder; stopped, it says how to go on
+    out, path = claim.out, claim.out/'ledger.json'
+    try:
+        with AuditBar(_console(stderr=True), said) as bar: found = _audited(o, data, base, claim, device, bar)
+    except KeyboardInterrupt:
+        kept = Audit.load(path) if path.exists() else None
+        raise KeyboardInterrupt(_halted(out, kept, data, a.folder, _how(a, out, 'audit', _home))) from None
+    _write(out, found, data, a.folder)
+    (out/'run.json').unlink(missing_ok=True)
+    _show_audit(found, said)
+    said.print(f'{out} holds ledger.json, recipe.json; open {out}/report.html in a browser')
+    return 0
+
 def audit_command(
     a # what argparse made of the command line
 )->int: # exit code
     "`cnn_tricks audit`: which tricks help these images on this machine; results in a folder that can be resumed"
     said = _console()
-    out, there = _place(a, said, 'cnn_tricks_audit', 'ledger.json', 'audit')
+    out, there = _place(a, said, _home, 'ledger.json', 'audit')
     if there is None: return 0
     fresh = dict(folder=None, minutes=10., tricks=None, delta=1., size=None, seed=42, recipe=read_recipe('fast'))
     o = options_of(out, given_options(a, _asked), there, fresh, 'audit')
@@ -135,16 +146,8 @@ def audit_command(
     if a.threads: torch.set_num_threads(a.threads)
     device, data = tried_device(a.device), _read(o, a.folder)
     _tell(data, said)
-    if not o['folder']: said.print('no FOLDER was named: these are the clothes that come with cnn_tricks')
-    _claim(out, o, 'audit')
-    how = 'cnn_tricks audit --resume' + (f' --out {shlex.quote(a.out)}' if a.out else '')
-    try:
-        with AuditBar(_console(stderr=True), said) as bar: found = _audited(o, data, out, device, bar)
-    except KeyboardInterrupt:
-        kept = Audit.load(out/'ledger.json') if (out/'ledger.json').exists() else None
-        raise KeyboardInterrupt(_halted(out, kept, data, a.folder, how)) from None
-    _write(out, found, data, a.folder)
-    (out/'run.json').unlink(missing_ok=True)
-    _show_audit(found, said)
-    said.print(f'{out} holds ledger.json, recipe.json; open {out}/report.html in a browser')
-    return 0
+    if o['folder'] is None: said.print('no FOLDER was named: these are the clothes that come with cnn_tricks')
+    base = _base(o, data)
+    _try([(o['recipe']['label'], base)], data, o['seed'], device)
+    with _claimed(a, said, out, o, there, _home, 'audit', 'audit') as claim:
+        return _held(a, o, data, base, claim, device, said)

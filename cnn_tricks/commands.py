@@ -44,14 +44,25 @@ def _load(folder):
     except (FileNotFoundError, MemoryError): raise
     except Exception as e: raise ValueError(f'{folder} cannot be read as a model: {type(e).__name__}: {e}'[:300]) from e
 
+def _own_file(folder, name): # a new file there, made at once: two commands never take the same name
+    n = 1
+    while True:
+        file = folder/f'{name}{f"_{n}" * (n > 1)}.png'
+        try: file.touch(exist_ok=False)
+        except FileExistsError: n += 1
+        else: return file
+
 def _draw_heat(path, trained, folder): # -> the file that shows where the network looks in a picture
     from cnn_tricks.heat import explain
-    folder, name, n = Path(folder), Path(path).name, 1
-    folder.mkdir(parents=True, exist_ok=True)
-    while (file := folder/f'{name}{f"_{n}" * (n > 1)}.png').exists(): n += 1
-    explain(trained, _picture(path, trained)).savefig(file, dpi=100)
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    file = _own_file(Path(folder), Path(path).name)
+    try: explain(trained, _picture(path, trained)).savefig(file, dpi=100)
+    except BaseException:
+        file.unlink()
+        raise
     return file
 
+# %% ../nbs/90_cli.ipynb #commands-predict-run
 def predict_command(
     a # what argparse made of the command line
 )->int: # exit code: 1 if a picture could not be read

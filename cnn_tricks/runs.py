@@ -6,9 +6,8 @@
 __all__ = ['RunBar', 'load_result', 'train_command', 'train_on_several']
 
 # %% ../nbs/90_cli.ipynb #runs-imports
-import json, os, shlex, shutil, sys, time
-from contextlib import contextmanager
-from dataclasses import fields
+import json, os, sys, time
+from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
@@ -17,8 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from . import __version__
-from .complaints import UsageError
+from .complaints import UsageError, _one_line
 from .control import Interrupted, TrainingDiverged
 from .datasets import embedded
 from .folder import read_folder
@@ -27,6 +25,7 @@ from .options import _default, given_options, options_of, planned, run_folder, s
 from .registry import atomic_write
 from .report import Entry, side_by_side, write_report
 from .result import Result, load_trained
+from .run_claim import _claimed, _how, _place, _writing
 from .train import learner, train, writable_folder
 
 # %% ../nbs/90_cli.ipynb #runs-bar
@@ -84,29 +83,30 @@ def load_result(
     return Result(trained.recipe, trained, data, machine=Machine(**m['machine']), **{k: m[k] for k in known})
 
 # %% ../nbs/90_cli.ipynb #runs-arm
-@contextmanager
-def _writing(folder):
-    "Say which folder could not be written"
-    try: yield
-    except OSError as e: raise OSError(f'cannot write to {folder}: {e.strerror or e}') from e
+class _Began(Callback):
+    "Notes in the folder's claim that a step was trained: from then on there is something to go on with"
+    def __init__(self, claim): self.claim = claim
+    def after_batch(self): self.claim.began = True
 
-def _arm(label, recipe, data, o, folder, console, resume, device, fit):
+def _arm(label, recipe, data, o, folder, console, resume, device, fit, claim):
     "One run, in its folder; one that is finished there is read back"
     if (folder/'metrics.json').exists(): return load_result(folder, data)
     with _writing(folder): writable_folder(folder)
     with RunBar(label, console) as bar:
-        return fit(recipe, data, o['seed'], out=folder, resume=resume, progress=False, cbs=[bar], device=device)
+        cbs = [bar, _Began(claim)]
+        return fit(recipe, data, o['seed'], out=folder, resume=resume, progress=False, cbs=cbs, device=device)
 
-def _train_all(arms, data, o, out, console, resume, device, entries, fit=train):
+def _train_all(arms, data, o, claim, console, device, entries, fit=train):
     "Train every arm; `entries` fills with those that are done, and with one that was stopped"
     for label, recipe in arms:
-        folder = out if label == arms[-1][0] else out/label
+        folder = claim.out if label == arms[-1][0] else claim.out/label
         if entries and same_seconds(o): recipe = recipe.replace(seconds=entries[0].result.seconds)
-        try: entries.append(Entry(label, _arm(label, recipe, data, o, folder, console, resume, device, fit)))
+        how = folder, console, claim.going_on, device, fit, claim
+        try: entries.append(Entry(label, _arm(label, recipe, data, o, *how)))
         except Interrupted as e:
             entries.append(Entry(label, e.result))
             raise
-        if folder != out:
+        if folder != claim.out:
             with _writing(folder): entries[-1].result.save(folder)
             (folder/'checkpoint.pt').unlink(missing_ok=True)
 
@@ -137,6 +137,11 @@ def _show(entries, console):
     for row in side_by_side(entries): t.add_row(*row)
     console.print(t)
 
+def _told(out, entries, console):
+    _show(entries, console)
+    console.print(f'{out} holds model.safetensors, recipe.json, metrics.json; open {out}/report.html in a browser')
+    return 0
+
 # %% ../nbs/90_cli.ipynb #runs-stop
 def _stopped(out, entries, how):
     "What to say after Ctrl-C; a report of what there is, where it can be written"
@@ -148,16 +153,10 @@ def _stopped(out, entries, how):
     except OSError as error: return f'{said} (no report: {error.strerror}); go on with: {how}'
     return f'{said}; {out}/report.html shows how far it is; go on with: {how}'
 
-def _drop(out):
-    "Take away what an unfinished run has written, so that its folder is free again"
-    shutil.rmtree(out/'baseline', ignore_errors=True)
-    for n in ('run.json', 'checkpoint.pt'): (out/n).unlink(missing_ok=True)
-    if not any(out.iterdir()): out.rmdir()
-
 # %% ../nbs/90_cli.ipynb #runs-prepare
 def _read(o, folder=None):
     "The images, as the options say; `folder` is the same as theirs, in the user's words"
-    if o['folder']: return read_folder(folder or o['folder'], size=o['size'])
+    if o['folder'] is not None: return read_folder(folder or o['folder'], size=o['size'])
     return embedded().resize(o['size']) if o['size'] else embedded()
 
 def _tell(data, console):
@@ -166,37 +165,34 @@ def _tell(data, console):
                   f'{n["valid"]} to validate, {n["test"]} to test')
     for note in data.notes: console.print(f'  {note}')
 
+def _steps(recipe, data, seed, device): # build it, and train three steps; raises what goes wrong, in one clear line
+    learn = learner(recipe, data, seed, device)
+    (h, w), n = learn.dls.train.dataset.x.shape[-2:], learn.dls.train.bs
+    try: train(recipe.replace(steps=3), data, seed, progress=False, device=device)
+    except TrainingDiverged: pass # the run itself will say at which step
+    except Interrupted: raise KeyboardInterrupt('stopped before the first step') from None
+    except MemoryError: raise
+    except Exception as e:
+        raise ValueError(f'no step can be trained with batch_size={n} on images of {h} x {w}: {_one_line(e)}') from e
+
 def _try(arms, data, seed, device):
-    "Build every arm once: what cannot work is said before anything trains"
+    "Train a few steps of every arm: what cannot work is said before a folder is claimed"
     for label, recipe in arms:
-        try: learner(recipe, data, seed, device)
+        try: _steps(recipe, replace(data, valid=data.valid[:1]), seed, device)
         except ValueError as e:
             hint = ' (another --size, or --no-baseline)' if len(arms) > 1 and label == 'baseline' else ''
             raise ValueError(f'{label}: {e}{hint}') from e
 
-def _claim(out, o, command='train'):
-    "Make the folder a run's: try that it can be written, and note the options"
-    with _writing(out):
-        writable_folder(out)
-        if (free := shutil.disk_usage(out).free) < 2**25: raise OSError(f'only {free/2**20:.1f} MB are free there')
-        with atomic_write(out/'run.json') as f:
-            f.write(json.dumps({'command': command, 'options': o, 'cnn_tricks': __version__}, indent=1).encode())
-
-# %% ../nbs/90_cli.ipynb #runs-place
-def _place(a, said, default=_default, done='metrics.json', what='run'):
-    "(folder, does an unfinished run go on there?); None in place of the second: it is finished"
-    out = run_folder(a.out, a.resume, default)
-    there = a.resume and (out/'run.json').exists()
-    if a.resume and not there:
-        if (out/done).exists():
-            said.print(f'the {what} in {out} is finished: open {out}/report.html; '
-                       f'for another {what} leave out --resume')
-            return out, None
-        said.print(f'nothing to go on with in {out}: a new {what} starts')
-    if not a.out and not there and out.name != default: said.print(f'{default} holds a {what}: this one goes to {out}')
-    return out, there
-
 # %% ../nbs/90_cli.ipynb #runs-command
+def _trained(a, o, claim, arms, data, device, fit): # -> the entries; stopped or lost, it says how to go on
+    entries, how = [], _how(a, claim.out)
+    try: _train_all(arms, data, o, claim, _console(stderr=True), device, entries, fit)
+    except KeyboardInterrupt: raise KeyboardInterrupt(_stopped(claim.out, entries, how)) from None
+    except TrainingDiverged:
+        claim.began = False # nothing there is worth going on with
+        raise
+    return entries
+
 def train_command(
     a, # what argparse made of the command line
     fit=train, # trains one recipe; `train_together` where several processes do it
@@ -208,20 +204,14 @@ def train_command(
     if there is None: return 0
     o = options_of(out, given_options(a), there)
     if a.threads: torch.set_num_threads(a.threads)
-    device, data, entries = tried_device(a.device), _read(o, a.folder), []
+    device, data = tried_device(a.device), _read(o, a.folder)
     _tell(data, said)
     arms = planned(o, data)
     _try(arms, data, o['seed'], device)
-    _claim(out, o)
-    how = 'cnn_tricks train --resume' + (f' --out {shlex.quote(a.out)}' if a.out else '')
-    try: _train_all(arms, data, o, out, _console(stderr=True), there, device, entries, fit)
-    except KeyboardInterrupt: raise KeyboardInterrupt(_stopped(out, entries, how)) from None
-    except TrainingDiverged: _drop(out); raise
-    if not first: return 0
-    _finish(out, entries)
-    _show(entries, said)
-    said.print(f'{out} holds model.safetensors, recipe.json, metrics.json; open {out}/report.html in a browser')
-    return 0
+    with _claimed(a, said, out, o, there) as claim:
+        entries = _trained(a, o, claim, arms, data, device, fit)
+        if first: _finish(claim.out, entries)
+    return _told(claim.out, entries, said) if first else 0
 
 # %% ../nbs/90_cli.ipynb #runs-several
 def train_on_several(
@@ -230,7 +220,7 @@ def train_on_several(
     "`cnn_tricks train` in one of several processes that a launcher has started, on one machine or on many"
     from cnn_tricks.together import train_together
     from cnn_tricks.processes import ProcessLost, mirrored, process_group
-    how = 'cnn_tricks train --resume' + (f' --out {shlex.quote(a.out)}' if a.out else '')
+    how = _how(a, Path(a.out or _default))
     try:
         with process_group(cpu=a.device == 'cpu', one_voice=True) as (rank, _):
             with mirrored(None if rank else run_folder(a.out, a.resume)) as folder:
