@@ -14,6 +14,7 @@ from pathlib import Path
 
 from . import __version__
 from .complaints import UsageError, _complain, _one_line
+from .waiting import set_waiting
 
 # %% ../nbs/90_cli.ipynb #cli-errors
 class _Parser(argparse.ArgumentParser):
@@ -64,9 +65,10 @@ def _several():
 # %% ../nbs/90_cli.ipynb #cli-train
 @contextmanager
 def _wait(text):
-    "A line on the terminal while something takes its time"
+    "A line on the terminal while something takes its time; what is loaded meanwhile finds the machine looked at"
     tty = sys.stderr.isatty()
     if tty: print(f'{text} ...', end='\r', file=sys.stderr, flush=True)
+    set_waiting()
     try: yield
     finally:
         if tty: print('\033[K', end='', file=sys.stderr, flush=True)
@@ -84,8 +86,9 @@ def _audit(a):
 
 def _predict(a):
     if not Path(a.model).exists(): raise UsageError(f'{a.model}: no such folder')
-    from cnn_tricks.commands import predict_command
-    with _wait('loading torch'): import cnn_tricks.result
+    with _wait('loading torch'):
+        from cnn_tricks.commands import predict_command
+        import cnn_tricks.result
     return predict_command(a)
 
 def _lessons(a):

@@ -26,6 +26,7 @@ from .networks import networks
 from .recipe import Recipe
 from .runs import _console
 from .train import learner
+from .waiting import busy_cores, busy_line
 
 # %% ../nbs/90_cli.ipynb #doctor-versions
 def _ranges():
@@ -137,10 +138,10 @@ _fp16 = 'float16 autocast is not tried on a processor: where we tried, it was 50
 
 def diagnosis(
     measure:bool=True # time training steps, too?
-)->dict: # plain values: `versions`, `machine`, `load`, `cache`, `problems`, `steps`, `fastest`, `tuned`, `notes`
+)->dict: # plain values: what is installed, the machine, how busy it is, `problems`, and what was measured
     "What this machine has, and what trains fastest on it"
-    about = machine()
-    out = dict(versions=versions(), machine=asdict(about), cache=_cache(),
+    about, busy = machine(), busy_cores(0.5) # before this process works itself
+    out = dict(versions=versions(), machine=asdict(about), cache=_cache(), busy=round(busy, 2),
                load=round(os.getloadavg()[0], 1) if hasattr(os, 'getloadavg') else None)
     bad = [v for v in out['versions'] if not v['ok']]
     out['problems'] = [f'{v["name"]} {v["version"] or "is missing"}: cnn_tricks wants {v["wanted"]}' for v in bad]
@@ -166,7 +167,8 @@ def show_diagnosis(
                              for v in found['versions']]))
     busy = '' if found['load'] is None else f'; load {found["load"]}'
     say(f'\n{m["name"]}: {m["cores"]} cores, {m["threads"]} threads, {m["memory_gb"]:g} GiB, {m["system"]}{busy}\n'
-        f'trains on: {m["device"]}\ncache: {found["cache"]["folder"].replace(str(Path.home()), "~")}')
+        f'{busy_line(found["busy"], m["cores"])}\ntrains on: {m["device"]}\n'
+        f'cache: {found["cache"]["folder"].replace(str(Path.home()), "~")}')
     if 'steps' in found:
         names = list(dict.fromkeys(r['setting'] for r in found['steps']))
         def line(network):
