@@ -62,7 +62,7 @@ def _several():
         _complain(f'warning: accelerate has started one process alone; for several: {_launch}')
     return n > 1
 
-# %% ../nbs/90_cli.ipynb #cli-train
+# %% ../nbs/90_cli.ipynb #cli-wait
 @contextmanager
 def _wait(text):
     "A line on the terminal while something takes its time; what is loaded meanwhile finds the machine looked at"
@@ -73,6 +73,7 @@ def _wait(text):
     finally:
         if tty: print('\033[K', end='', file=sys.stderr, flush=True)
 
+# %% ../nbs/90_cli.ipynb #cli-train
 def _train(a):
     if a.folder is not None and not Path(a.folder).exists(): raise UsageError(f'{a.folder}: no such folder')
     several = _several()

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['busy_cores', 'is_busy', 'busy_line', 'waiting_variables', 'set_waiting']
 
-# %% ../nbs/90_cli.ipynb #waiting-look
+# %% ../nbs/90_cli.ipynb #waiting-imports
 import os, sys
 
+# %% ../nbs/90_cli.ipynb #waiting-look
 def busy_cores(
     seconds:float=0.2 # how long to look; this process does nothing meanwhile
 )->float: # 0: none; 2: two cores, or a half of four, and so on
