@@ -30,7 +30,7 @@ def in_range(
     low, high = map(float, interval[1:-1].split(','))
     above = value >= low if interval[0] == '[' else value > low
     below = value <= high if interval[-1] == ']' else value < high
-    if not (above and below and math.isfinite(value)): raise ValueError(f'{name}={value!r}: must lie in {interval}')
+    if not (above and below and abs(value) < math.inf): raise ValueError(f'{name}={value!r}: must lie in {interval}')
 
 # %% ../nbs/02_recipe.ipynb #20c43a93
 @optimizers.register('sgd')
@@ -113,7 +113,7 @@ def _make_once(kind, thing, args): # make the part for nothing, and ask it what 
     if kind == 'loss': thing(**args)
     if kind != 'schedule': return
     for name, f in thing(**args).items():
-        for frac in (0., 0.01, 0.25, 0.5, 0.75, 0.99, 1.): in_range(f'its {name} at {frac:g}', float(f(frac)), '[0, inf)')
+        for t in (0., 0.01, 0.25, 0.5, 0.75, 0.99, 1.): in_range(f'its {name} at {t:g}', float(f(t)), '[0, inf)')
 
 def plain_args(
     registry:Registry, # of `name`

@@ -46,7 +46,8 @@ class Recipe:
 
     def __post_init__(self):
         if all(getattr(self, b) is None for b in _budgets): object.__setattr__(self, 'epochs', 5.)
-        if not isinstance(self.tricks, (tuple, list)): raise TypeError(f'tricks={self.tricks!r}: must be a list of tricks')
+        if not isinstance(self.tricks, (tuple, list)):
+            raise TypeError(f'tricks={self.tricks!r}: must be a list of tricks')
         object.__setattr__(self, 'tricks', tuple(self.tricks))
         check_fields(self)
         _check_budget(self)
@@ -85,7 +86,7 @@ def __add__(self:Recipe, trick): # a `Trick` -> Recipe
     "The recipe with one trick more"
     return self.replace(tricks=self.tricks + (trick,))
 
-def _frozen(v): # plain values, to be hashed and compared: 1 is 1.0 in it, a list a tuple, and the order of a dict is none
+def _frozen(v): # plain values, to be hashed: 1 is 1.0 here, a list a tuple, and a dict has no order
     if isinstance(v, dict): return frozenset((k, _frozen(x)) for k, x in v.items())
     return tuple(map(_frozen, v)) if isinstance(v, (list, tuple)) else v
 
@@ -157,7 +158,7 @@ class Card:
 # %% ../nbs/02_recipe.ipynb #f06322d7
 class Trick:
     "A change of recipe: parameters, a `card`, and six hooks that do nothing unless overridden"
-    name, card, alone = '', None, '' # `alone`: what one trick of a recipe at most may do, as in 'average the weights'
+    name, card, alone = '', None, '' # `alone`: what one trick of a recipe at most may do: 'average the weights'
 
     def __post_init__(self): check_fields(self)
     def recipe(self, r): # the `Recipe` to change -> the changed `Recipe`

@@ -30,7 +30,7 @@ class KeepBest(TrackerCallback):
         in_range('patience', patience, '[1, inf)', whole=True)
         in_range('min_delta', min_delta, '[0, inf)')
         super().__init__(monitor, min_delta=min_delta)
-        self.patience, self.wait, self.kept, self.row = patience, 0, None, None
+        self.patience, self.wait, self.kept, self.row, self.shown = patience, 0, None, None, None
 
     def before_fit(self):
         "Each fit starts afresh; what only validates is none"
@@ -42,6 +42,15 @@ class KeepBest(TrackerCallback):
         self.wait, self.kept, self.row = 0, None, None
 
 # %% ../nbs/33_stopping.ipynb #keep-best-look
+def _copy(model): return {k: v.detach().clone() for k, v in model.state_dict().items()}
+
+@patch
+def before_validate(self:KeepBest): self.shown = None
+@patch
+def before_batch(self:KeepBest):
+    "A copy of what is validated, taken then: some callbacks put other weights in for a validation, and back after it"
+    if not self.training and self.shown is None: self.shown = _copy(self.model)
+
 @patch
 def after_epoch(self:KeepBest):
     "Compare, keep, or count; a validation that was left out (on resuming) is no look"
@@ -49,7 +58,7 @@ def after_epoch(self:KeepBest):
     super(KeepBest, self).after_epoch()
     self.wait = 0 if self.new_best else self.wait + 1
     if self.new_best:
-        self.kept = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
+        self.kept = _copy(self.model) if self.shown is None else self.shown
         if hasattr(self, 'run_control'): self.row = self.run_control.state.history[-1]
     if self.wait >= self.patience: raise CancelFitException
 
@@ -88,7 +97,8 @@ def load_state_dict(self:KeepBest,
     cost='One validation per epoch, a copy of the weights, and `patience` epochs beyond the best one.',
     suggested='monitor valid_loss, patience 3; a larger patience where few validation images make the curve noisy '
               '(Fashion-MNIST).',
-    plays_well='a fixed or a plateau-driven rate; an average of the weights, which it then keeps', plays_badly='one-cycle and cosine',
+    plays_well='a fixed or a plateau-driven rate; an average of the weights, which it then keeps',
+    plays_badly='one-cycle and cosine',
     sources=('Prechelt 1998, Early Stopping: But When?', 'fastai EarlyStoppingCallback and SaveModelCallback',
              'lesson 33 measures it (record stopping)')))
 class EarlyStopping(Trick):

@@ -26,10 +26,7 @@ from .recipe import Recipe, Trick, plan
 from .registry import atomic_write
 from .result import Result, Trained, build_network
 
-# %% ../nbs/02_recipe.ipynb #5b7be867
-def _sized(r, data): # a planned recipe, `ImageData` -> `ImageData` at the recipe's size
-    return data.resize(r.size) if r.size else data
-
+# %% ../nbs/02_recipe.ipynb #try-images
 @torch.no_grad()
 def _try_images(r, net, data): # `ValueError` where the network cannot train on images of this size, this many a step
     try: net = copy.deepcopy(net)
@@ -38,7 +35,11 @@ def _try_images(r, net, data): # `ValueError` where the network cannot train on 
     try: net.train()(torch.zeros(min(n, 2), data.channels, *data.size))
     except (RuntimeError, ValueError) as e:
         what = f'network={r.network!r}, batch_size={n}, images of {" x ".join(map(str, data.size))} pixels'
-        raise ValueError(f'{what}: cannot be trained: {str(e).splitlines()[0]}') from e
+        raise ValueError(f'{what}: cannot be trained: {(str(e) or type(e).__name__).splitlines()[0]}') from e
+
+# %% ../nbs/02_recipe.ipynb #5b7be867
+def _sized(r, data): # a planned recipe, `ImageData` -> `ImageData` at the recipe's size
+    return data.resize(r.size) if r.size else data
 
 @random_kept() # fastai's loaders draw from Python's random state when they are made
 def _build(r, data, seed, device, cbs): # a planned recipe, data of its size -> `Learner`
