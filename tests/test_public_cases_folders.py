@@ -300,21 +300,23 @@ def test_case_4_colours_of_16_bits(root, factor, white, kind, channels):
     assert data.ranges == {'16': white} and known(data, 1 if kind == 4 else 3)
 
 
+@pytest.mark.parametrize('packed', [False, True])
 @pytest.mark.parametrize('order', ['little', 'big'])
-def test_case_4_colour_tiffs_of_16_bits(root, order):
-    "A TIFF by hand: bytes in 16 bits, in either byte order."
+def test_case_4_colour_tiffs_of_16_bits(root, order, packed):
+    "A TIFF by hand: bytes in 16 bits, in either byte order, as they are or packed."
     import struct
     def save(a, path):
         e, full = '<>'[order == 'big'], np.repeat(a[..., None], 3, -1)
         pixels = full.astype(f'{e}u2').tobytes()
-        tags = [(256, 4, 1, 12), (257, 4, 1, 12), (259, 3, 1, 1), (262, 3, 1, 2), (273, 4, 1, 8), (277, 3, 1, 3),
-                (278, 4, 1, 12), (279, 4, 1, len(pixels))]
+        if packed: pixels = zlib.compress(pixels)
+        pixels += bytes(len(pixels) % 2)
         bits = 8 + len(pixels)
-        tags = sorted([*tags, (258, 3, 3, bits)])
+        tags = [(256, 4, 1, 12), (257, 4, 1, 12), (258, 3, 3, bits), (259, 3, 1, 8 if packed else 1), (262, 3, 1, 2),
+                (273, 4, 1, 8), (277, 3, 1, 3), (278, 4, 1, 12), (279, 4, 1, len(pixels))]
         ifd = struct.pack(e + 'H', len(tags))
-        for t, kind, n, v in tags:
+        for tag, kind, n, v in tags:
             value = struct.pack(e + 'HH', v, 0) if kind == 3 and n == 1 else struct.pack(e + 'I', v)
-            ifd += struct.pack(e + 'HHI', t, kind, n) + value
+            ifd += struct.pack(e + 'HHI', tag, kind, n) + value
         head = (b'II*\0' if e == '<' else b'MM\0*') + struct.pack(e + 'I', bits + 6)
         path.with_suffix('.tif').write_bytes(head + pixels + struct.pack(e + 'HHH', 16, 16, 16) + ifd + bytes(4))
     assert known(read(deep(root, RAMP.astype(np.uint16), save)), 3)
@@ -441,7 +443,7 @@ def test_case_5_another_decoder_reads_anew(root, monkeypatch):
 
 # 6: folders of machines
 
-@pytest.mark.parametrize('name', ['@eaDir', '__MACOSX', '.ipynb_checkpoints', '$RECYCLE.BIN', 'lost+found', 'Thumbs', '#recycle',
+@pytest.mark.parametrize('name', ['@eaDir', '__MACOSX', '.ipynb_checkpoints', '$RECYCLE.BIN', 'lost+found', '#recycle',
                                   'System Volume Information', '.Trash-1000', '@Recycle', '__pycache__', '.thumbnails'])
 def test_case_6_folders_of_machines(root, name):
     classes(root)
@@ -449,6 +451,14 @@ def test_case_6_folders_of_machines(root, name):
     data = read(root)
     assert data.classes == ('cat', 'dog') and sum(sizes(data).values()) == 8
     assert len(data.notes) == 1 and 'drawn from all' in data.notes[0]
+
+
+def test_case_6_thumbnails_are_named(root):
+    "Since a class of gestures may be called thumbs, too."
+    classes(root), draw(root/'Thumbs'), draw(root/'cat'/'thumbnails')
+    data = read(root)
+    assert data.classes == ('cat', 'dog') and sum(sizes(data).values()) == 8
+    note(data, 'not read: 1 folder of thumbnails (Thumbs)')
 
 
 def test_case_6_beside_parts(root):
