@@ -57,6 +57,7 @@ class Run:
     seconds:float = None # of training, validation left out; None where it diverged
     history:list = field(default_factory=list) # a dict per validation: step, seconds, accuracy
     diverged:str = '' # the message, where the loss stopped being a number
+    chosen:dict = field(default_factory=dict) # what was measured and not given, by callback, as in `Result`
 
     def time_to(self, target:float): # accuracy in [0, 1] -> seconds, or None if never reached
         "Seconds of training until a validation first reached `target`"
@@ -136,7 +137,8 @@ def _trained_run(recipe, data, seed, part, device): # -> Run
         return Run(seed, _guess(data, part), _guess(data, 'valid'), recipe.steps, diverged=str(e))
     history = [{'step': h['step'], 'seconds': round(h['seconds'], 4), 'accuracy': round(h['accuracy'], 6)}
                for h in res.history]
-    return Run(seed, res.test() if part == 'test' else res.accuracy, res.accuracy, res.steps, res.seconds, history)
+    return Run(seed, res.test() if part == 'test' else res.accuracy, res.accuracy, res.steps, res.seconds, history,
+               chosen=res.chosen)
 
 def _arm(name, recipe, data, part, device, **kw): # -> Arm without runs
     about = {'name': data.name, 'fingerprint': data.fingerprint, **{k: len(p) for k, p in data.parts.items()}}

@@ -112,6 +112,7 @@ class Result:
     machine:Machine # where it ran
     finished:bool = True # False where it was stopped before its budget ended
     test_reads:int = 0 # how often `test` has read the test part
+    chosen:dict = field(default_factory=dict) # what was measured and not given, by callback: plain values
 
     @property
     def accuracy(self): # -> float in [0, 1]; nan without a validation
@@ -146,7 +147,7 @@ def time_to(self:Result, target:float): # accuracy in [0, 1] -> seconds of train
 @patch
 def metrics(self:Result): # -> dict of plain values
     "The record of the run as plain values, for `metrics.json`"
-    keep = 'seed', 'steps', 'seconds', 'finished', 'test_reads', 'history', 'lrs', 'losses'
+    keep = 'seed', 'steps', 'seconds', 'finished', 'test_reads', 'history', 'lrs', 'losses', 'chosen'
     return {'accuracy': self.accuracy, **{k: getattr(self, k) for k in keep}, 'machine': asdict(self.machine),
             'data': {'name': self.data.name, 'fingerprint': self.data.fingerprint}, 'cnn_tricks': __version__}
 

@@ -17,7 +17,7 @@ from fastai.learner import Learner
 from fastai.metrics import accuracy
 from fastai.optimizer import OptimWrapper
 
-from .control import Interrupted, RunControl, RunState, checkpoint_format
+from .control import Interrupted, RunControl, RunState, checkpoint_format, chosen_by
 from .data import ImageData
 from .fitting import StepLimit, random_kept, stop_on_signal
 from .machine import default_device, machine
@@ -170,13 +170,13 @@ def train(
     with stop_on_signal(state): _fit(learn, r.replace(steps=state.total), state, progress)
     return _result(recipe, learn, d, seed, state, device, path)
 
-
 # %% ../nbs/02_recipe.ipynb #train-result
 def _result(recipe, learn, data, seed, state, device, path): # -> `Result`; `Interrupted` with it, where it was stopped
     trained = Trained(learn.model.eval(), recipe, list(data.classes), data.channels, data.size,
                       data.mean.tolist(), data.std.tolist(), data.ranges)
     res = Result(recipe, trained, data, seed, state.step, state.seconds, state.history, state.lrs,
-                 list(map(float, state.losses)), machine(device), finished=not state.stop)
+                 list(map(float, state.losses)), machine(device), finished=not state.stop,
+                 chosen=chosen_by(learn))
     if not state.stop: return res
     how = f'; resume=True goes on from {path}' if path else '; nothing was saved, since no folder was given'
     raise Interrupted(f'stopped at step {state.step} of {state.total}{how}', res)
