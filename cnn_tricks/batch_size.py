@@ -12,11 +12,12 @@ import copy, math
 from dataclasses import dataclass
 
 import torch
-from fastai.callback.core import Callback
+from fastai.callback.mixup import MixHandler
 from fastcore.basics import patch
 
 from .recipe import Card, Trick, trick
-from .registry import bounded, choice
+from .registry import bounded, check_value, choice
+from .steps import FitCallback
 
 # %% ../nbs/10_batch_size.ipynb #4e51dd8a
 @dataclass(frozen=True)
@@ -101,12 +102,9 @@ class BatchSize(Trick):
         return r.replace(batch_size=n, lr=scale_lr(r.lr, n / r.batch_size, self.rule))
 
 # %% ../nbs/10_batch_size.ipynb #1c2ba683
-def _check_parts(parts): # -> parts
-    if isinstance(parts, int) and parts >= 1: return parts
-    raise ValueError(f'parts={parts!r}: must be a whole number of at least 1')
-
 def _parts(tensors, parts): # tensors of one length -> a list of tuples, none of them empty
-    return list(zip(*(t.tensor_split(min(_check_parts(parts), len(t))) for t in tensors)))
+    n = min(check_value('parts', parts, int, ge=1), len(tensors[0]))
+    return list(zip(*(t.tensor_split(n) for t in tensors)))
 
 def accumulate(
     model, # `nn.Module`: (N, C, H, W) -> (N, classes)
@@ -128,34 +126,43 @@ def _reduction(loss_func): # -> 'mean', 'sum', 'none'; 'mean' where it does not 
     inner = getattr(loss_func, 'func', loss_func)
     return getattr(inner, 'reduction', 'mean')
 
-class MicroBatches(Callback):
+class MicroBatches(FitCallback):
     "Computes each training batch in parts: one optimiser step a batch, activations of one part at a time"
     order, run_valid = 70, False # after whatever changes the batch
     def __init__(self,
         parts:int=4 # pieces of each batch, at least 1
     ):
-        self.parts = _check_parts(parts)
+        self.parts = check_value('parts', parts, int, ge=1)
 
-    def before_fit(self):
-        if (r := _reduction(self.learn.loss_func)) != 'mean':
+    def begin(self):
+        mixing = [cb.old_lf for cb in self.learn.cbs if isinstance(cb, MixHandler) and cb.stack_y]
+        for f in mixing or [self.learn.loss_func]:
+            if (r := _reduction(f)) == 'mean': continue
             raise ValueError(f'the loss has reduction={r!r}: parts can be added up only for a mean')
         if hasattr(self.learn, 'mixed_precision'):
             raise ValueError("MicroBatches runs backward before fastai's MixedPrecision can scale the loss: "
                              "use fastai's GradientAccumulation with it")
 
 # %% ../nbs/10_batch_size.ipynb #50689c1b
+def _mixed(learn): # fastai's MixUp and CutMix, which keep what they mixed in, and how much, for a whole batch
+    return [(cb, cb.yb1, cb.lam) for cb in learn.cbs if isinstance(cb, MixHandler) and cb.stack_y]
+
+def _share(mixed, here): # the same for some of the images
+    for cb, yb, lam in mixed:
+        cb.yb1, cb.lam = tuple(y[here] for y in yb), lam[here] if getattr(lam, 'ndim', 0) and len(lam) > 1 else lam
+
 @patch
 def before_batch(self:MicroBatches):
     "All parts but the last, forward and backward; the last one goes the usual way"
     if not self.training: return
     whole, n = (*self.learn.xb, *self.learn.yb), len(self.learn.yb[0])
-    *first, last = _parts(whole, self.parts)
-    k, self.done = len(self.learn.xb), 0.
-    for part in first:
-        loss = self.learn.loss_func(self.learn.model(*part[:k]), *part[k:]) * (len(part[0]) / n)
-        loss.backward()
-        self.done += loss.detach()
-    self.learn.xb, self.learn.yb, self.share = last[:k], last[k:], len(last[0]) / n
+    *first, last = _parts((*whole, torch.arange(n)), self.parts)
+    k, self.done, mixed = len(self.learn.xb), 0., _mixed(self.learn)
+    for *part, here in first:
+        _share(mixed, here)
+        self._backward(self.learn.loss_func(self._forward(part[:k]), *part[k:]) * (len(here) / n))
+    _share(mixed, last[-1])
+    self.learn.xb, self.learn.yb, self.share = last[:k], last[k:-1], len(last[-1]) / n
 
 @patch
 def after_loss(self:MicroBatches):
@@ -163,6 +170,24 @@ def after_loss(self:MicroBatches):
     if not self.training: return
     self.learn.loss_grad = self.learn.loss_grad * self.share
     self.learn.loss = self.done + self.learn.loss_grad.detach()
+
+# %% ../nbs/10_batch_size.ipynb #micro-passes
+def _others(learn, method): # callbacks whose class has such a method (an instance would answer for the model)
+    return [cb for cb in learn.cbs.sorted('order') if hasattr(type(cb), method)]
+
+@patch
+def _forward(self:MicroBatches, xb):
+    "What prepares the network for one forward pass, in `arm`, prepares it for the next one too"
+    pred = self.learn.model(*xb)
+    for cb in _others(self.learn, 'arm'): cb.arm()
+    return pred.float() if pred.dtype in (torch.bfloat16, torch.float16) else pred
+
+@patch
+def _backward(self:MicroBatches, loss):
+    "Backward, with the loss scaled where a callback scales it"
+    self.done += loss.detach()
+    for cb in _others(self.learn, 'scaled'): loss = cb.scaled(loss)
+    loss.backward()
 
 # %% ../nbs/10_batch_size.ipynb #5d81f79a
 @trick('accumulate', Card(
@@ -173,8 +198,8 @@ def after_loss(self:MicroBatches):
     cost='Activation memory is divided by about `parts`; time per image as at the smaller batch.',
     suggested='The smallest number of parts that fits; `find_batch_size` says what fits.',
     plays_well='networks without batch norm (the gradient is the same), group norm, layer norm',
-    plays_badly='batch norm, which sees the pieces and not the batch; callbacks that act between forward and backward '
-                '(loss scaling, MixUp)',
+    plays_badly='batch norm, which sees the pieces and not the batch; callbacks of others that act between forward '
+                'and backward',
     sources=('the algebra and the counter-examples of lesson 10', 'record accumulate')))
 class Accumulate(Trick):
     "The recipe's batch, computed in parts"
