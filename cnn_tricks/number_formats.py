@@ -6,7 +6,7 @@
 __all__ = ['formats', 'lost_shares', 'seen_dtypes', 'rounding_error', 'Choice', 'fastest_precision', 'kept_precision']
 
 # %% ../nbs/11_precision.ipynb #4ac715bd
-import copy, json
+import copy, json, re
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 
@@ -176,7 +176,8 @@ def kept_precision(
 )->Choice: # the same in every run
     "`fastest_precision`, measured once for a network, a batch and a machine, then read from the cache folder"
     about = str(model), str(loss_func), tuple(x.shape), x.stride(), machine(x.device.type)
-    key, path = blake2b(repr(about).encode(), digest_size=8).hexdigest(), cache_dir()/'precision.json'
+    about = re.sub(r' at 0x[0-9a-fA-F]+', '', repr(about)) # where a function lies differs from process to process
+    key, path = blake2b(about.encode(), digest_size=8).hexdigest(), cache_dir()/'precision.json'
     def _kept():
         try: return json.loads(path.read_text(encoding='utf-8'))
         except (OSError, ValueError): return {}

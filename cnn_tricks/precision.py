@@ -11,9 +11,9 @@ __all__ = ['Autocast', 'Precision', 'Choice', 'fastest_precision', 'kept_precisi
 # %% ../nbs/11_precision.ipynb #7d461490
 import torch
 import torch.nn.functional as F
-from fastai.callback.core import Callback, CancelStepException
+from fastai.callback.core import CancelStepException
 from fastai.imports import noop
-from fastai.torch_core import to_float
+from fastai.torch_core import to_device, to_float
 from fastcore.basics import patch
 from torch.amp import GradScaler
 
@@ -23,7 +23,8 @@ from .number_formats import Choice, fastest_precision, formats, kept_precision
 from .number_formats import lost_shares, rounding_error, seen_dtypes
 from .number_formats import _autocast, _known, _step
 from .recipe import Card, Trick, trick
-from .registry import bounded, choice
+from .registry import bounded, check_value, choice
+from .steps import FitCallback, batch_inputs, first_batch
 
 # %% ../nbs/11_precision.ipynb #16000ead
 _all_ = ['Choice', 'fastest_precision', 'kept_precision', 'lost_shares', 'rounding_error', 'seen_dtypes']
@@ -42,7 +43,7 @@ def _once(model, context): # -> function that takes it back
     return _undo
 
 # %% ../nbs/11_precision.ipynb #a87f68fc
-class Autocast(Callback):
+class Autocast(FitCallback):
     "Forward in a 16-bit format; weights, gradients, loss and step in float32; float16 with loss scaling"
     order = 10 # gradients are unscaled before callbacks that clip them
     def __init__(self,
@@ -52,19 +53,41 @@ class Autocast(Callback):
     ):
         if dtype not in ('auto', *formats): raise ValueError(f"dtype={dtype!r}: must be auto, {', '.join(formats)}")
         self.dtype, self.why, self.skipped = dtype, '', 0
-        self.init_scale, self.growth_interval, self.scaler = init_scale, growth_interval, None
+        self.init_scale = check_value('init_scale', init_scale, float, gt=0)
+        self.growth_interval, self.scaler = check_value('growth_interval', growth_interval, int, ge=1), None
         self.undo, self.tried = noop, False
 
-    def before_fit(self):
+    def begin(self):
         if self.dtype == 'auto': self._decide()
         if self.scaler is None: self._scaler()
-    def before_batch(self):
-        if self.dtype in ('bfloat16', 'float16'): self.undo = _once(self.model, _autocast(self.dls.device, self.dtype))
+        self.kept = self.state_dict() if hasattr(self.learn, 'lr_finder') else None
+    def end(self):
+        if self.kept: self.load_state_dict(self.kept) # lr_find puts back what it has changed
+    def before_batch(self): self.arm()
     def after_pred(self): self.learn.pred = to_float(self.pred)
     def after_batch(self):
         self.undo()
         self.undo = noop
-    def before_backward(self): self.learn.loss_grad = self.scaler.scale(self.loss_grad)
+    def before_backward(self): self.learn.loss_grad = self.scaled(self.loss_grad)
+
+# %% ../nbs/11_precision.ipynb #autocast-parts
+@patch
+def arm(self:Autocast):
+    "The network's next forward pass is in the format; validation before the first fit is in float32 where it is 'auto'"
+    if self.dtype in ('bfloat16', 'float16'): self.undo = _once(self.model, _autocast(self._device, self.dtype))
+@patch
+def scaled(self:Autocast,
+    loss:torch.Tensor # of a batch, or of a part of it
+)->torch.Tensor: # to run backward
+    "The loss as the scaler wants it: multiplied where the format is float16"
+    return self.scaler.scale(loss)
+@patch(as_prop=True)
+def _device(self:Autocast): return next(self.model.parameters()).device # a loader's may be a string
+
+@patch(as_prop=True)
+def chosen(self:Autocast): # -> dict of plain values
+    "What was measured and not given: it belongs in the record of a run"
+    return dict(dtype=self.dtype, why=self.why) if self.why else {}
 
 # %% ../nbs/11_precision.ipynb #d000ced7
 @patch
@@ -93,13 +116,14 @@ def step(self:Autocast): "Called by the scaler when every gradient is finite"; s
 # %% ../nbs/11_precision.ipynb #0cc2668f
 @patch
 def _scaler(self:Autocast):
-    self.scaler = GradScaler(self.dls.device.type, init_scale=self.init_scale, growth_interval=self.growth_interval,
+    self.scaler = GradScaler(self._device.type, init_scale=self.init_scale, growth_interval=self.growth_interval,
                              enabled=self.dtype == 'float16')
 
 @patch
 def _decide(self:Autocast):
-    batch = self.dls.train.one_batch()
-    found = kept_precision(self.model, batch[0], batch[-1], self.learn.loss_func)
+    batch = first_batch(self.dls.train)
+    x, y = batch_inputs(self.learn, batch)[0], to_device(batch[-1], self._device)
+    found = kept_precision(self.model, x, y, self.learn.loss_func)
     self.dtype, self.why = found.dtype, found.why
     if self.learn.logger is not noop: print(found)
 

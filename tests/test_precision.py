@@ -1,5 +1,5 @@
 "Formats, autocast and the choice between them, as far as lesson 11 does not show them."
-import json, warnings
+import json, os, subprocess, sys, warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +10,7 @@ from fastai.callback.core import Callback
 from torch import nn
 
 from cnn_tricks import number_formats, precision
+from cnn_tricks.arms import Arm, repeat
 from cnn_tricks.control import Interrupted
 from cnn_tricks.cost import Timings
 from cnn_tricks.datasets import embedded
@@ -330,3 +331,60 @@ def test_on_cuda(data, name):
     assert precision.formats[name] in seen.values() and next(learn.model.parameters()).dtype == torch.float32
     x, y = learn.dls.train.one_batch()
     assert fastest_precision(learn.model, x, y).dtype in precision.formats
+
+
+# what was measured, kept
+
+NEXT_PROCESS = """
+from functools import partial
+import torch, torch.nn.functional as F
+from fastai.losses import CrossEntropyLossFlat
+from cnn_tricks import number_formats as nf
+measured = []
+nf.fastest_precision = lambda *args: measured.append(1) or nf.Choice('float32', 'because')
+net, x, y = torch.nn.Linear(3, 2), torch.zeros(4, 3), torch.zeros(4).long()
+filler = [object() for _ in range(int(input()))]
+def mine(p, t): return F.cross_entropy(p, t)
+for f in (F.cross_entropy, mine, partial(mine), torch.nn.CrossEntropyLoss(), CrossEntropyLossFlat()): nf.kept_precision(net, x, y, f)
+print(len(measured))
+"""
+
+
+def test_defect_9_the_next_process_finds_the_choice(tmp_path):
+    "Where a function lies in memory is no part of the question; the file does not grow from process to process."
+    env, said, size = os.environ | {'CNN_TRICKS_CACHE': str(tmp_path)}, [], []
+    for filler in ('0', '100000', '333'):
+        done = subprocess.run([sys.executable, '-c', NEXT_PROCESS], env=env, input=filler, capture_output=True, text=True, check=True)
+        said.append(int(done.stdout.split()[0]))
+        size.append(len((tmp_path/'precision.json').read_text()))
+    assert said == [5, 0, 0] and len(set(size)) == 1
+    assert ' at 0x' not in (tmp_path/'precision.json').read_text()
+
+
+def test_defect_10_what_was_chosen_is_in_the_record(monkeypatch, data, tmp_path):
+    "`auto` is decided by the clock: result, metrics and the runs of an arm tell what it was"
+    monkeypatch.setattr(precision, 'kept_precision', lambda *args: number_formats.Choice('bfloat16', 'measured'))
+    res = train(TINY + Precision(), data, progress=False, **CPU)
+    assert res.chosen == {'autocast': {'dtype': 'bfloat16', 'why': 'measured'}}
+    res.save(tmp_path)
+    assert json.loads((tmp_path/'metrics.json').read_text())['chosen'] == res.chosen
+    arm = repeat(TINY + Precision(), data, seeds=(1,), progress=False, **CPU)
+    assert Arm.from_dict(json.loads(arm.to_json())).runs[0].chosen == res.chosen
+    old = arm.to_dict()
+    del old['runs'][0]['chosen'] # a record from before
+    assert Arm.from_dict(old).runs[0].chosen == {}
+    for given in (TINY, TINY + Precision('bfloat16', slowest=1e9)):
+        assert train(given, data, progress=False, **CPU).chosen == {} # the recipe tells it
+
+
+def test_defect_10_a_resumed_run_keeps_its_choice(monkeypatch, data, tmp_path):
+    choices = iter([number_formats.Choice('bfloat16', 'measured'), number_formats.Choice('float32', 'another day')])
+    monkeypatch.setattr(precision, 'kept_precision', lambda *args: next(choices))
+    class Stop(Callback):
+        order = 90
+        def after_batch(self):
+            if self.run_control.state.step == 3: self.run_control.state.stop = True
+    with pytest.raises(Interrupted):
+        train(TINY + Precision(), data, progress=False, out=tmp_path, checkpoint_every=0, cbs=[Stop()], **CPU)
+    res = train(TINY + Precision(), data, progress=False, out=tmp_path, resume=True, **CPU)
+    assert res.chosen['autocast'] == dict(dtype='bfloat16', why='measured')
