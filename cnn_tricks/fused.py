@@ -7,7 +7,8 @@ __all__ = ['match_layout', 'fuse', 'is_fused', 'FuseOptimizer']
 
 # %% ../nbs/12_hardware.ipynb #f5c2e40e
 import torch
-from fastai.callback.core import Callback
+
+from .steps import FitCallback
 
 # %% ../nbs/12_hardware.ipynb #229f10b0
 def _optimizer(opt): return getattr(opt, 'opt', opt) # inside fastai's wrapper: PyTorch's own
@@ -40,10 +41,10 @@ def is_fused(
     return any(g.get('fused') for g in getattr(_optimizer(opt), 'param_groups', []))
 
 # %% ../nbs/12_hardware.ipynb #b5dacd1f
-class FuseOptimizer(Callback):
+class FuseOptimizer(FitCallback):
     "Makes the learner's optimiser fused when a fit begins, after everything that may replace or load it"
     order = 100
-    def before_fit(self):
+    def begin(self):
         if not fuse(self.learn.opt):
             name = type(_optimizer(self.learn.opt)).__name__
             raise ValueError(f'fused_optimizer: {name} has no fused version; torch.optim.AdamW and others have')

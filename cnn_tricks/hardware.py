@@ -21,8 +21,8 @@ from .recipe import Card, Trick, trick
 from .steps import TrainingStep
 
 # %% ../nbs/12_hardware.ipynb #9acd5edb
-def _wait(device): # a GPU works on while Python goes on
-    if device.type == 'cuda': torch.cuda.synchronize(device)
+def _wait(device): # an accelerator works on while Python goes on; every kind has its own module: torch.cuda, torch.mps
+    getattr(torch, device.type).synchronize()
 
 def step_phases(
     learn, # fastai `Learner`

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import cnn_tricks.allocator as allocator
 import cnn_tricks.autotune as tuning
+import cnn_tricks.hardware as hardware
 from cnn_tricks.allocator import memory_environment, memory_settings, set_memory
 from cnn_tricks.autotune import Look, Setting, autotune, candidates, current_setting, pick
 from cnn_tricks.cost import Timings
@@ -409,3 +410,14 @@ def test_doctor_measures_and_leaves_no_setting():
     rows = tuned_settings('cpu', seconds=0.2, batch_size=8)
     assert [r['network'] for r in rows] == ['article', 'resnet'] and allocator.memory_setting() == 'default'
     assert all(r['speed'] >= 1 and r['milliseconds'] > 0 and r['batch_size'] == 8 for r in rows)
+
+
+# accelerators
+
+@pytest.mark.parametrize('kind', ['cuda', 'mps', 'xpu', 'cpu'])
+def test_defect_14_every_accelerator_is_waited_for(kind, monkeypatch):
+    "A clock that is read before the device is done times launches"
+    waited = []
+    monkeypatch.setattr(getattr(torch, kind), 'synchronize', lambda *args: waited.append(kind))
+    hardware._wait(torch.device(kind))
+    assert waited == [kind]
