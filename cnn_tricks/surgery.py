@@ -6,7 +6,27 @@
 __all__ = ['replace_modules']
 
 # %% ../nbs/01_cnn.ipynb #5eb1db9e
+import gc, warnings
+
+from fastai.optimizer import _BaseOptimizer
 from torch import nn
+from torch.optim import Optimizer
+
+# %% ../nbs/01_cnn.ipynb #untrained-layers
+def _held(opt): # ids of the parameters that an optimiser has, PyTorch's or fastai's
+    groups = [g['params'] for g in getattr(opt, 'param_groups', ())] or getattr(opt, 'param_lists', ())
+    return {id(p) for g in groups for p in g}
+
+def _warn_if_untrained(model, new): # `new`: {old module: the one in its place}
+    "An optimiser goes on with the parameters that it was made for: say so where the network has others now"
+    fresh = {id(p) for m in new.values() for p in m.parameters() if p.requires_grad}
+    if not fresh: return
+    known = {id(p) for m in (model, *new) for p in m.parameters()}
+    made = [_held(o) for o in gc.get_objects() if issubclass(type(o), (Optimizer, _BaseOptimizer))]
+    made = [ids for ids in made if ids & known]
+    if made and fresh - set().union(*made):
+        warnings.warn('the network has new layers, and the optimiser that was made before will not train them: '
+                      'call `learn.create_opt()`, or make another optimiser', stacklevel=4)
 
 # %% ../nbs/01_cnn.ipynb #b4bc92fa
 def replace_modules(
@@ -27,4 +47,5 @@ def replace_modules(
                 setattr(parent, name, new[child])
             elif child not in seen: walk(child)
     walk(model)
+    _warn_if_untrained(model, new)
     return len(new)
