@@ -15,11 +15,12 @@ from fastai.callback.core import Callback
 from fastai.callback.training import BnFreeze
 from torch import nn
 
+from .control import SomeBatches
 from .data import ImageData, Part
 from .loaders import ImageLoader
 from .pretrained import load_body, parameter_groups, pretrained, split_head
 from .recipe import Card, Trick, trick
-from .registry import bounded, check_fields
+from .registry import bounded, check_fields, check_value
 
 # %% ../nbs/25_transfer.ipynb #e151144f
 SOURCE = 'T-shirt/top', 'Trouser', 'Pullover', 'Dress', 'Sneaker', 'Bag'
@@ -90,41 +91,56 @@ def linear_probe(
     return head
 
 # %% ../nbs/25_transfer.ipynb #0b730aad
+class _Steps(Callback):
+    "A fit of so many steps on any `Learner`: its last epoch is shorter, and the schedule is stretched over the steps"
+    order = -8 # before `RunControl`, which knows more of a run
+    def __init__(self, steps): self.steps, self.done = steps, 0
+    def before_train(self):
+        left = self.steps - self.done
+        if left < len(self.dl): self.learn.dl = SomeBatches(self.dl, 0, left)
+    def before_batch(self):
+        if self.training: self.learn.pct_train = self.done/self.steps
+    def after_batch(self): self.done += self.training
+
 class _PlainRates(Callback):
     "Python's numbers in place of numpy's, so that a checkpoint can be read with `weights_only=True`"
     order = 61 # after fastai's scheduler
-    def before_batch(self):
-        for g in self.opt.opt.param_groups: g['lr'] = float(g['lr'])
+    def before_batch(self): self.opt.set_hyper('lr', [float(h['lr']) for h in self.opt.hypers])
+
+# %% ../nbs/25_transfer.ipynb #fine-tune
+def _one_cycle(learn, steps, lr, **kwargs): # fastai's schedule in a number of steps
+    if hasattr(learn, 'run_control'): learn.run_control.state.planned = steps
+    learn.fit_one_cycle(math.ceil(steps/len(learn.dls.train)), lr, cbs=[_Steps(steps), _PlainRates()], **kwargs)
 
 def fine_tune(
     learn, # fastai `Learner`; its groups of parameters become those of `parameter_groups`
-    steps:int, # optimiser steps in all, at least 2
-    lr:float, # peak learning rate of the head in the first phase; half of it in the second
-    freeze_epochs:float=1., # epochs with the body frozen; never more than half of the steps
-    lr_mult:float=30., # the head's learning rate over that of the first group
+    steps:int, # optimiser steps in all, at least 1
+    lr:float, # peak learning rate of the head in the first phase, greater than 0; half of it in the second
+    freeze_epochs:float=1., # epochs with the body frozen, at least 0; never more than half of the steps
+    lr_mult:float=30., # the head's learning rate over that of the first group, at least 1
     train_bn:bool=True # train batch norm in the frozen body, as fastai does
 ):
     "`Learner.fine_tune` in a number of steps: head alone, then everything at learning rates that differ"
-    per_epoch = len(learn.dls.train)
+    steps, lr = check_value('steps', steps, int, ge=1), check_value('lr', lr, float, gt=0)
+    check_value('freeze_epochs', freeze_epochs, float, ge=0), check_value('lr_mult', lr_mult, float, ge=1)
+    parameter_groups(learn.model) # a network without a head is refused before anything changes
+    per_epoch, kept = len(learn.dls.train), learn.train_bn
+    if not per_epoch: raise ValueError('dls: there are fewer training images than one batch holds')
     head = min(round(freeze_epochs*per_epoch), steps//2)
     learn.splitter, learn.train_bn, learn.opt = parameter_groups, train_bn, None
-    if head:
-        _plan(learn, head)
-        learn.freeze()
-        learn.fit_one_cycle(math.ceil(head/per_epoch), slice(lr), pct_start=0.99, cbs=_PlainRates())
-    _plan(learn, steps - head)
-    learn.unfreeze()
-    epochs, rates = math.ceil((steps - head)/per_epoch), slice(lr/2/lr_mult, lr/2)
-    learn.fit_one_cycle(epochs, rates, pct_start=0.3, div=5., cbs=_PlainRates())
+    try:
+        if head:
+            learn.freeze()
+            _one_cycle(learn, head, slice(lr), pct_start=0.99)
+        learn.unfreeze()
+        _one_cycle(learn, steps - head, slice(lr/2/lr_mult, lr/2), pct_start=0.3, div=5.)
+    finally: learn.train_bn = kept
 
 # %% ../nbs/25_transfer.ipynb #07d45aa1
 def _missing(weights): # name in `pretrained` -> '' or the reason why it cannot be had
     try: pretrained[weights]()
     except ImportError as e: return str(e)
     return ''
-
-def _plan(learn, steps): # the next fit ends after so many steps
-    if hasattr(learn, 'run_control'): learn.run_control.state.planned = steps
 
 # %% ../nbs/25_transfer.ipynb #3d40a0db
 @trick('fine_tune', Card(
