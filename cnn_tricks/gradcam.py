@@ -12,12 +12,13 @@ from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
-from fastai.callback.core import Callback
 from fastcore.basics import patch
 from torch import nn
 
 from .data import Part
 from .loaders import ImageLoader
+from .registry import check_value
+from .steps import FitCallback, batch_inputs, first_batch
 
 # %% ../nbs/52_gradcam.ipynb #3ef970f4
 def _images(x): # -> the images as a plain tensor that can enter a graph; `ValueError` for what is none
@@ -141,7 +142,7 @@ def heat_share(
     return (heat*mask.to(heat.device)).sum((1, 2))/heat.sum((1, 2))
 
 # %% ../nbs/52_gradcam.ipynb #ed496b73
-class WatchHeat(Callback):
+class WatchHeat(FitCallback):
     "After each epoch, where the network looks on the first validation images: `shares`, and `heats` of a few"
     order = 45 # before an average of weights, which was validated, gives way to the weights in training
     def __init__(self,
@@ -150,24 +151,21 @@ class WatchHeat(Callback):
         layer=None, # as for `grad_cam`
         masks:torch.Tensor=None # where the objects are, bool (n, H, W); None: those of the data, if it has any
     ):
-        if n < 1 or keep < 0: raise ValueError(f'n={n}, keep={keep}: must be at least 1 and 0')
-        self.n, self.keep, self.layer, self.masks = n, keep, layer, masks
-        self.shares, self.heats, self.fitting = [], [], False
+        self.n, self.keep = check_value('n', n, int, ge=1), check_value('keep', keep, int, ge=0)
+        self.layer = check_value('layer', layer, str, nn.Module, type(None))
+        self.masks = check_value('masks', masks, torch.Tensor, type(None))
+        if masks is not None and (masks.dtype != torch.bool or masks.ndim != 3):
+            raise ValueError(f'masks is {masks.dtype} {tuple(masks.shape)}: must be bool (n, H, W)')
+        self.shares, self.heats = [], []
 
-    def before_fit(self):
+    def begin(self):
         "A first look at one image: a network without maps is refused now and not after an epoch"
         grad_cam(self.model, self.images[:1], layer=self.layer)
-    def before_train(self):
-        "A validation by itself is no look"
-        self.fitting = True
-    def after_fit(self):
-        "The end of the looks"
-        self.fitting = False
 
     @property
     def images(self):
         "The images, as the network takes them"
-        return self.dls.valid.one_batch()[0][:self.n]
+        return batch_inputs(self.learn, first_batch(self.dls.valid))[0][:self.n]
 
 # %% ../nbs/52_gradcam.ipynb #41dc478c
 @patch
