@@ -13,14 +13,13 @@ import math
 from collections import OrderedDict
 
 import torch
-from fastai.callback.core import Callback
-from fastai.torch_core import no_random
 from torch import nn
 
 from .networks import _check_count, _image_size, networks
 from .recipe import Card, Trick, trick
 from .registry import choice
 from .resizing import _modes_kept
+from .steps import FitCallback, batch_inputs, first_batch
 from .surgery import replace_modules
 
 # %% ../nbs/20_activations.ipynb #e6097f9e
@@ -127,17 +126,19 @@ def lsuv_init(
     return found
 
 # %% ../nbs/20_activations.ipynb #191c607e
-class LSUVInit(Callback):
+class LSUVInit(FitCallback):
     "Before the first step: `lsuv_init` on the first training batch"
     def __init__(self,
         orthogonal:bool=True # start from orthonormal weights; False: scale what is there
     ):
         self.orthogonal, self.found = orthogonal, None # `found`: what `lsuv_init` gave
 
-    def before_fit(self):
+    def begin(self):
         if self.found is not None: return # once: a second fit goes on with what was learned
-        with no_random(): batch = self.dls.train.one_batch()
-        self.found = lsuv_init(self.model, *batch[:self.dls.n_inp], orthogonal=self.orthogonal)
+        inputs = batch_inputs(self.learn, first_batch(self.dls.train))
+        self.found = lsuv_init(self.model, *inputs, orthogonal=self.orthogonal)
+    def end(self):
+        if hasattr(self.learn, 'lr_finder'): self.found = None # lr_find puts the weights back
 
 # %% ../nbs/20_activations.ipynb #72924ab6
 _replaced = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish,

@@ -13,19 +13,18 @@ from functools import partial
 from itertools import islice
 
 import torch
-from fastai.callback.core import Callback
-from fastai.torch_core import no_random, to_device
 from fastcore.basics import patch
 from torch import nn
 
 from .loaders import ImageLoader
 from .recipe import Card, Trick, trick
-from .registry import bounded
+from .registry import bounded, check_value
 from .resizing import eased_strength, norm_layers, progressive_size, recalibrate_bn, resize_images
 from .resizing import _check_shares, _ease_augment, _ease_dropout, _modes_kept, _on, _pool_to
+from .steps import FitCallback, batch_inputs, unmoved
 
 # %% ../nbs/15_resolution.ipynb #df6cf1bb
-class ProgressiveResizing(Callback):
+class ProgressiveResizing(FitCallback):
     "Train on small images first and on full ones last; validation sees full ones throughout"
     order = 11 # after what counts steps, resumes, and makes plain tensors of a batch
     def __init__(self,
@@ -37,9 +36,10 @@ class ProgressiveResizing(Callback):
         recalibrate:int=20): # batches for batch norm's statistics at the end, at most one for 20 steps; 0 for none
         self.size_at = partial(progressive_size, initial_scale=initial_scale, delay_fraction=delay_fraction,
                                finetune_fraction=finetune_fraction, size_increment=size_increment)
-        self.size_at(0., (8, 8)), eased_strength((1, 1), (1, 1), (1, 1), initial_strength) # checks the arguments
-        if recalibrate < 0: raise ValueError(f'recalibrate={recalibrate}: must be at least 0')
-        self.initial_strength, self.recalibrate = initial_strength, recalibrate
+        for name, v in self.size_at.keywords.items(): check_value(name, v, int if name == 'size_increment' else float)
+        self.size_at(0., (8, 8)) # checks their ranges
+        self.initial_strength = check_value('initial_strength', initial_strength, float, ge=0, le=1)
+        self.recalibrate = check_value('recalibrate', recalibrate, int, ge=0)
         self.sizes, self.known, self.undo, self.finished = [], {}, [], True # `sizes`: (height, width) at each step
 
     def state_dict(self):
@@ -95,8 +95,10 @@ def _network(self:ProgressiveResizing, shape): # (C, H, W) of full images -> wha
 
 # %% ../nbs/15_resolution.ipynb #a56fbd25
 @patch
-def _arm_model(self:ProgressiveResizing, shape, size, strength):
+def arm(self:ProgressiveResizing):
     "For one forward pass: weaker dropout, and flattening layers that accept the smaller map; used up by that pass"
+    if not self.training: return
+    shape, size, strength = self.now
     drops = [m for m in self.model.modules() if isinstance(m, nn.modules.dropout._DropoutNd) and m.p]
     handles = [h for m in drops if strength < 1 for h in _ease_dropout(m, strength)]
     if size != shape[1:]:
@@ -119,11 +121,14 @@ def _disarm(self:ProgressiveResizing):
 # %% ../nbs/15_resolution.ipynb #535ff21e
 @patch
 def before_fit(self:ProgressiveResizing):
-    self._disarm()
-    self.sizes, self.known, self.finished = [], {}, False
+    FitCallback.before_fit(self)
+    self._disarm() # after a batch that was broken off
+@patch
+def begin(self:ProgressiveResizing): self.sizes, self.known, self.finished = [], {}, False
 
 @patch
 def before_train(self:ProgressiveResizing):
+    FitCallback.before_train(self)
     self._disarm() # an epoch that a resumed run leaves out has used up nothing
     self._arm_loader(0)
 
@@ -138,7 +143,8 @@ def before_batch(self:ProgressiveResizing):
     self.learn.xb = tuple(resize_images(x, size) if x.shape[2:] == shape[1:] else x for x in self.xb)
     self.sizes.append(size)
     self.layers = [m for m in norm_layers(self.model) if m.training] # those that are frozen stay as they are
-    self._arm_model(shape, size, strength)
+    self.now = shape, size, strength
+    self.arm()
 
 # %% ../nbs/15_resolution.ipynb #567400e6
 @patch
@@ -153,7 +159,7 @@ def after_batch(self:ProgressiveResizing):
 def after_cancel_batch(self:ProgressiveResizing): self._disarm()
 
 @patch
-def after_fit(self:ProgressiveResizing):
+def end(self:ProgressiveResizing):
     self._disarm()
     self._finish()
 
@@ -162,10 +168,10 @@ def _finish(self:ProgressiveResizing):
     "Batch norm's statistics at the full size, once, from the same images however the run got here"
     if self.finished or not self.sizes: return
     self.finished, dl = True, self.dls.train
-    n, device = min(self.recalibrate, math.ceil(len(self.sizes) / 20)), next(self.model.parameters()).device
-    with no_random():
-        batches = (to_device(tuple(b[:dl.n_inp]), device) for b in islice(dl.new(), n))
-        recalibrate_bn(self.model, batches, self.layers)
+    n = min(self.recalibrate, math.ceil(len(self.sizes) / 20))
+    with unmoved(dl):
+        new = dl.new() if hasattr(dl, 'new') else dl # PyTorch's own loaders cannot be copied
+        recalibrate_bn(self.model, (batch_inputs(self.learn, b) for b in islice(new, n)), self.layers)
 
 # %% ../nbs/15_resolution.ipynb #c31e0f99
 _card = Card(

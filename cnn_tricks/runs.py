@@ -9,9 +9,9 @@ __all__ = ['RunBar', 'load_result', 'train_command', 'train_on_several']
 import json, os, sys, time
 from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
-from fastai.callback.core import Callback
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -26,6 +26,7 @@ from .registry import atomic_write
 from .report import Entry, side_by_side, write_report
 from .result import Result, load_trained
 from .run_claim import _claimed, _how, _place, _writing
+from .steps import FitCallback
 from .train import learner, train, writable_folder
 
 # %% ../nbs/90_cli.ipynb #runs-bar
@@ -36,7 +37,7 @@ def _console(stderr=False):
                    force_terminal=terminal)
 
 # %% ../nbs/90_cli.ipynb #runs-progress
-class RunBar(Callback):
+class RunBar(FitCallback):
     "How far a run is: a bar on a terminal (epoch, loss, accuracy, time left), else a line now and then"
     order = 70
     def __init__(self,
@@ -51,19 +52,24 @@ class RunBar(Callback):
     def __enter__(self): self.bar.start(); return self
     def __exit__(self, *args): self.bar.stop()
 
+    def __getstate__(self): return dict(label=self.label, learn=self.learn) # a console cannot be pickled
+    def __setstate__(self, s): self.__init__(s['label'], Console(quiet=True)); self.learn = s['learn']
+    def _place(self): # that of the run, or what any `Learner` knows of its fit
+        if hasattr(self, 'run_control'): return self.run_control.state
+        return SimpleNamespace(step=self.train_iter, total=self.n_epoch*len(self.dls.train), pending=None, history=[])
     def _now(self):
-        s, n = self.run_control.state, len(self.dls.train)
-        loss = f'loss {float(self.recorder.smooth_loss.value):.3f}' if s.losses else ''
+        s, n = self._place(), len(self.dls.train)
+        loss = f'loss {float(self.recorder.smooth_loss.value):.3f}' if self.recorder.smooth_loss.count else ''
         return f'epoch {s.step/n:.1f} of {s.total/n:.1f}  {loss}{self.scored}'
 
     def after_batch(self):
         if not self.training or time.monotonic() - self.shown < 0.2: return
-        s, self.shown = self.run_control.state, time.monotonic()
+        s, self.shown = self._place(), time.monotonic()
         self.bar.update(self.task, total=s.total, completed=s.step, now=self._now())
 
     def after_epoch(self):
-        s = self.run_control.state
-        if s.pending: return  # steps that a checkpoint has done already
+        s = self._place()
+        if not self.fitting or s.pending: return  # steps that a checkpoint has done already
         if s.history: self.scored = f'  accuracy {100*s.history[-1]["accuracy"]:.1f} %'
         if self.console.is_terminal or s.step < self.told + s.total/10 and s.step < s.total: return
         self.told = s.step
@@ -80,7 +86,7 @@ def load_result(
     if m['data']['fingerprint'] != data.fingerprint:
         raise UsageError(f'cannot resume {folder}: the images have changed since it was trained')
     known = {f.name for f in fields(Result)} - {'recipe', 'trained', 'data', 'machine'}
-    return Result(trained.recipe, trained, data, machine=Machine(**m['machine']), **{k: m[k] for k in known})
+    return Result(trained.recipe, trained, data, machine=Machine(**m['machine']), **{k: m[k] for k in known & m.keys()})
 
 # %% ../nbs/90_cli.ipynb #runs-arm
 class _Began(Callback):

@@ -52,19 +52,22 @@ class AcrossProcesses(Callback):
     ): self.recipe, self.asked, self.agreed = recipe, False, False
 
     def before_fit(self):
+        if world()[1] == 1 and not hasattr(self, 'run_control'): # alone, in any `Learner`: nothing to share
+            self.run = False
+            return
         rank, self.shares = world()
         self.whole, self.ddp = self.dls.train.bs, None
         if self.whole < self.shares:
             raise ValueError(f'batch_size={self.whole}: must be at least the number of processes, {self.shares}')
         for dl in self.dls: dl.rank, dl.world_size = rank, self.shares
-        self._state.rank = rank
+        self._run.rank = rank
         if self.recipe: self.run_control.meta['recipe'] = self.recipe.to_json()
         self.kept = self.learn.metrics, self.recorder.loss
         self.learn.metrics = [SharedMetric(m) for m in self.learn.metrics]
         self.recorder.loss = SharedMetric(AvgLoss())
         self._agree()
     @property
-    def _state(self): return self.run_control.state
+    def _run(self): return self.run_control.state
 
 # %% ../nbs/40_distributed.ipynb #4753423b
 # each process keeps its own running statistics until they are needed: newer versions of torch have a new name for that
@@ -91,16 +94,16 @@ def after_loss(self:AcrossProcesses):
     if not self.training: return
     part = len(self.yb[0])/self.whole
     if part*self.shares != 1: self.learn.loss_grad = self.learn.loss_grad*(part*self.shares)
-    asked = self.learn.loss.new_tensor(float(self.asked or self._state.stop))
+    asked = self.learn.loss.new_tensor(float(self.asked or self._run.stop))
     told = torch.stack([part*self.learn.loss.detach(), asked])
     dist.all_reduce(told)
     self.learn.loss = told[0]
-    if not told.is_cuda or self._state.step % 20 == 0: self.agreed = self.agreed or bool(told[1])
+    if not told.is_cuda or self._run.step % 20 == 0: self.agreed = self.agreed or bool(told[1])
 
 @patch
 def _agree(self:AcrossProcesses):
     "A wish to stop counts from the step on at which all know of it"
-    self.asked, self._state.stop = self.asked or self._state.stop, self.agreed
+    self.asked, self._run.stop = self.asked or self._run.stop, self.agreed
 
 # %% ../nbs/40_distributed.ipynb #2a690b04
 @patch

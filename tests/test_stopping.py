@@ -57,7 +57,7 @@ def drive(cb, monitor, values):
     "The best value that a tracker kept, and the looks that it made."
     cb.learn = SimpleNamespace(epoch=0, model=torch.nn.Linear(1, 1), lock=threading.Lock(), recorder=SimpleNamespace(
         metric_names=['epoch', monitor], values=[], cancel_valid=False))
-    cb.before_fit()
+    for event in ('before_fit', 'before_train'): getattr(cb, event, lambda: None)()
     for i, v in enumerate(values):
         cb.learn.recorder.values.append([v])
         try:
