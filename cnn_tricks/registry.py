@@ -90,7 +90,7 @@ def check_args(self: Registry,
         raise ValueError(f'{field}: {self.kind} {name!r} takes no argument {arg!r}{hint}; '
                          f'it takes: {", ".join(known) or "none"}')
 
-_skip, _importing, _homes = {'all', 'cli'}, False, {'data', 'nets', 'core', 'tricks'}  # `_homes`: where things register
+_skip, _importing, _homes = {'all', 'cli'}, False, {'data', 'nets', 'core', 'tricks', 'measure'}  # who registers
 
 def import_modules() -> list:  # The modules
     "Import every module that may register something, in the package itself and in those of its folders that register"

@@ -698,7 +698,7 @@ def test_stale_records_are_checked(tmp_path, check_records, capsys):
     for name, c in dict(held=held, lost=lost, wrong=wrong, fresh=held).items():
         path = record(name, c, tmp_path, made_by='python scripts/record_foundation.py flip_shift')
         d = json.loads(path.read_text('utf-8'))
-        if name != 'fresh': path.write_text(json.dumps(d | {'code': d['code'] | {'recipe': 'before'}}), encoding='utf-8')
+        if name != 'fresh': path.write_text(json.dumps(d | {'code': d['code'] | {home(FlipShift): 'before'}}), encoding='utf-8')
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
     assert check_records('--folder', tmp_path, '--dry-run') == 1  # one has no data
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
