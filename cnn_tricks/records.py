@@ -93,7 +93,8 @@ def all_arms(result)->list: # whatever can be recorded
 
 def modules_used(result)->set: # what can be recorded -> {'train', 'networks', ...}
     "The modules that define what the recipes name, and those that planned, made, paired and judged the runs"
-    used = {'cnn_tricks.train'} | {c.__module__ for r in _results(result) for c in (Arm, Comparison, *type(r).__mro__)}
+    used = {'cnn_tricks.train', Arm.__module__, Comparison.__module__}
+    used |= {c.__module__ for r in _results(result) for c in type(r).__mro__}
     for arm in all_arms(result):
         r = plan(Recipe.from_dict(arm.recipe))
         named = (networks, r.network), (optimizers, r.optimizer), (schedules, r.schedule), (losses, r.loss)

@@ -61,7 +61,7 @@ def test_quiet_or_chosen_or_loaded():
 
 
 def test_imports_and_light_commands_choose_nothing():
-    assert environment('import cnn_tricks.all, cnn_tricks.runs, cnn_tricks.doctor, cnn_tricks.audit_runs') == [{}, True]
+    assert environment('import cnn_tricks.registry as r; r.import_modules()\nimport cnn_tricks.runs, cnn_tricks.doctor, cnn_tricks.audit_runs') == [{}, True]
     assert environment('from cnn_tricks.cli import main\nmain(["--version"]); main(["train", "nowhere"]); main(["lessons", ""])') == [{}, False]
 
 
