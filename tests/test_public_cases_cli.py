@@ -103,8 +103,8 @@ def test_case_9_two_trainings(photos, tmp_path):
 
 
 def test_case_9_two_audits(photos, tmp_path):
-    write(tmp_path, steps=10)
-    options = '--tricks', 'label_smoothing', '--size', '16', '--minutes', '0.15'
+    write(tmp_path, steps=4)
+    options = '--tricks', 'label_smoothing', '--size', '16', '--minutes', '5'
     both = [start('audit', photos, tmp_path, *options, '--seed', str(s)) for s in (1, 2)]
     said = [p.communicate() for p in both]
     assert [p.returncode for p in both] == [0, 0], said
