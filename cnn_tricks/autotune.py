@@ -17,6 +17,7 @@ from .cost import Timings
 from .fused import FuseOptimizer, fuse, is_fused
 from .hardware import _wait, lay_out
 from .machine import machine
+from .registry import check_value
 from .steps import TrainingStep, is_channels_last
 from .tuned import Tuned
 
@@ -32,6 +33,9 @@ class Setting:
     memory:str='default' # what the allocator does: 'default', 'keep' or 'huge'
     fused:bool=False # does the optimiser update in one pass?
 
+    def __post_init__(self):
+        check_value('threads', self.threads, int, ge=1)
+        if self.memory not in MEMORY: raise ValueError(f"memory={self.memory!r}: must be one of {', '.join(MEMORY)}")
     def __str__(self):
         layout = 'channels_last' if self.channels_last else 'contiguous'
         threads = f"{self.threads} thread{'s' * (self.threads != 1)}"

@@ -22,6 +22,7 @@ from .machine import default_device
 from .pages import Table
 from .parts import losses
 from .recipe import Recipe
+from .registry import check_value
 from .steps import recipe_step
 from .train import train
 
@@ -125,6 +126,8 @@ def find_batch_size(
     device=None # torch device; None picks the fastest kind here
 )->BatchSizes: # what fits, what is fastest, what is useful, and what to start with
     "Answer three different questions about the batch size by a count, a timing and a measurement of the gradient"
+    for k, v, ge in (('steps', steps, 1), ('images', images, 20), ('rounds', rounds, 1)): check_value(k, v, int, ge=ge)
+    check_value('share', share, float, gt=0, le=1)
     device = torch.device(device or default_device())
     need, available = memory_needed(recipe, data), memory or int(0.8 * free_memory(device))
     fits = need.largest(available)

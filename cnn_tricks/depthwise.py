@@ -85,6 +85,7 @@ class ConvNeXtConv(nn.Module):
         conv:nn.Conv2d, # dense; the block takes over its channels, stride, padding and dilation
     ):
         super().__init__()
+        if not isinstance(conv, nn.Conv2d): raise TypeError(f'conv={conv!r}: must be an nn.Conv2d')
         m, n, like = conv.in_channels, conv.out_channels, dict(device=conv.weight.device, dtype=conv.weight.dtype)
         self.body = nn.Sequential(OrderedDict(
             depthwise=_depthwise(conv, 7, bias=True), norm=LayerNorm2d(m, eps=1e-6, **like),

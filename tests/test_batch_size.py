@@ -89,7 +89,7 @@ def test_micro_batches_refuse_what_they_cannot_add_up(data):
     with pytest.raises(ValueError, match="reduction='sum'"), learn.no_bar(): learn.fit(1)
     learn = learner(FAST, data, cbs=[MicroBatches(2), MixedPrecision()])
     with pytest.raises(ValueError, match='MixedPrecision'), learn.no_bar(): learn.fit(1)
-    for bad in (0, 1.5): pytest.raises(ValueError, MicroBatches, bad)
+    for bad, error in ((0, ValueError), (1.5, TypeError)): pytest.raises(error, MicroBatches, bad)
 
 
 def test_noise_scale_of_a_known_distribution():

@@ -308,8 +308,8 @@ def test_watching_is_refused_before_the_first_step(data):
     learn = learner(TINY, data, cbs=[WatchHeat(layer='nowhere'), Callback(before_batch=lambda: steps.append(1))])
     with learn.no_bar(), learn.no_logging(), pytest.raises(ValueError, match='none of that name'): learn.fit(1)
     assert not steps
-    for kw in (dict(n=0), dict(keep=-1)):
-        with pytest.raises(ValueError, match='n='): WatchHeat(**kw)
+    for name, value in (('n', 0), ('keep', -1)):
+        with pytest.raises(ValueError, match=f'{name}={value}'): WatchHeat(**{name: value})
 
 
 def test_overlay():

@@ -303,7 +303,7 @@ def test_auto_trains_in_what_was_measured(monkeypatch, cache, data, speed, want,
     seen = set()
     class Watch(Callback):
         order = 60  # after the measuring
-        def before_fit(self): self.model[0][0].register_forward_hook(lambda m, args, out: seen.add(out.dtype))
+        def before_train(self): self.model[0][0].register_forward_hook(lambda m, args, out: seen.add(out.dtype))
     result = train(TINY.replace(steps=3) + Precision(), data, progress=False, cbs=[Watch()], **CPU)
     assert seen == {want} and result.steps == 3 and not capsys.readouterr().out
 
