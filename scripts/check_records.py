@@ -4,7 +4,7 @@
     python scripts/check_records.py flip_shift dropout  # these, stale or not
     python scripts/check_records.py --dry-run           # say which run would be made, and train nothing
 
-Of a record that run is taken whose modules hold most of what has changed, and of those the quickest. Only plain runs can
+Of a record that run is taken whose modules hold most of what has changed; then one with tricks, then the quickest. Only plain runs can
 be made again: `train` on the recipe, scored on validation or test images. The data are looked for by their fingerprint:
 those of the script that made the record (`prepare`), and the embedded ones; resized, cut to classes, to the numbers of
 images in the record, or to the first fold. What a script trains in another way is listed, and stays stale.
@@ -73,7 +73,7 @@ def data_of(arm, made_by, known={}):
 def choose(kept):
     "(arm, its first run, data), or None: nothing of the record can be run again this way."
     stale = set(kept.stale)
-    def worth(arm): return len(stale & set(code_hashes(modules_used(arm)))), -arm.runs[0].seconds
+    def worth(arm): return len(stale & set(code_hashes(modules_used(arm)))), len(arm.recipe['tricks']), -arm.runs[0].seconds
     plain = [a for a in all_arms(kept.result) if a.part in PARTS[1:] and not a.runs[0].diverged]
     return next(((a, a.runs[0], d) for a in sorted(plain, key=worth, reverse=True) if (d := data_of(a, kept.made_by))), None)
 

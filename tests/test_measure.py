@@ -708,7 +708,7 @@ def test_stale_records_are_checked(tmp_path, check_records, capsys):
     assert '3 looked at, 1 hold; stale: lost, wrong' in said and 'lost: stays stale' in said
     assert {n for n, b in before.items() if (tmp_path/n).read_bytes() != b} == {'held.json'}
     kept = recorded('held', tmp_path)
-    assert not kept.stale and kept.result == held and kept.checked['arm'] == 'flip_shift'  # its module had changed
+    assert not kept.stale and kept.result == held and kept.checked['arm'] == 'flip_shift'  # the one with a trick
     assert kept.checked['seed'] == 3 and kept.checked['now'] == kept.checked['recorded'] == held.trick.accuracies[0]
     assert check_records('--folder', tmp_path, 'held') == 0
 
