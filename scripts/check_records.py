@@ -4,10 +4,11 @@
     python scripts/check_records.py flip_shift dropout  # these, stale or not
     python scripts/check_records.py --dry-run           # say which run would be made, and train nothing
 
-Of a record that run is taken whose modules hold most of what has changed; then one with tricks, then the quickest. Only plain runs can
-be made again: `train` on the recipe, scored on validation or test images. The data are looked for by their fingerprint:
-those of the script that made the record (`prepare`), and the embedded ones; resized, cut to classes, to the numbers of
-images in the record, or to the first fold. What a script trains in another way is listed, and stays stale.
+Of a record that run is taken whose modules hold most of what has changed; then one with tricks, then the quickest.
+Only plain runs can be made again: `train` on the recipe, scored on validation or test images. The data are looked for by
+their fingerprint: those of the script that made the record (`prepare`), and the embedded ones; resized, cut to classes,
+to the numbers of images in the record, or to the first fold. Of a run that its script made in another way, the plain one
+takes the place if it agrees; otherwise the record is listed, and stays stale.
 
 It agrees if the two accuracies differ by no more than the largest of
 - 3 standard deviations between the arm's own seeds. On the same processor the same code gives the same run to the last
