@@ -6,7 +6,7 @@ Runs the cells that nbdev-test runs (the others lose their outputs: nothing is s
 as nbdev-clean does, and notes the seconds and the machine in results/times.json. A cell that fails is named, and then
 nothing is saved.
 """
-import argparse, json, os, re, sys, tempfile, time
+import argparse, base64, io, json, os, re, sys, tempfile, time
 from datetime import date
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 from nbdev.clean import nbdev_clean
 from nbdev.config import get_config
 from nbdev.test import nb_test_cells
+from PIL import Image
 
 from cnn_tricks.course import _recorded_time
 
@@ -99,6 +100,20 @@ def replace_text(nb, old, new):
     for d in data: d.update({k: v.replace(old, new) for k, v in d.items() if isinstance(v, str)})
 
 
+def smaller(png) -> str:
+    "A figure (base64) in at most 256 colours, where that takes less room: drawn lines and grey pictures need no more."
+    image, out = Image.open(io.BytesIO(base64.b64decode(png))).convert('RGBA'), io.BytesIO()
+    if image.getextrema()[3][0] < 255: return png  # something shines through
+    image.convert('RGB').quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(out, 'png', optimize=True)
+    return min(png, base64.b64encode(out.getvalue()).decode() + '\n', key=len)
+
+
+def shrink_figures(nb):
+    for c in nb.cells:
+        for o in c.get('outputs', ()):
+            if 'image/png' in o.get('data', ()): o.data['image/png'] = smaller(o.data['image/png'])
+
+
 def save(path, cell_timeout=120):
     "Run the notebook at `path`, save its outputs, clean it, note its time."
     path = Path(path).resolve()
@@ -112,6 +127,7 @@ def save(path, cell_timeout=120):
     last = _recorded_time(path.stem)
     note_time(path.stem, seconds)
     replace_text(nb, last, _recorded_time(path.stem))  # the lesson showed the time of its last run
+    shrink_figures(nb)
     nbformat.write(nb, path)
     with working_directory(ROOT): nbdev_clean(str(path))  # it looks for its settings there
     print(f'{path.name}: {len(run)} cells, {seconds:.1f} s, {path.stat().st_size/1000:.0f} kB')

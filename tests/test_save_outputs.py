@@ -1,10 +1,12 @@
 "scripts/save_outputs.py, by which every lesson gets its outputs and its time."
-import json
+import base64, io, json
 
 import nbformat
+import numpy as np
 import pytest
 import save_outputs  # on the path through the top conftest.py
 from nbformat.v4 import new_code_cell, new_notebook, new_output
+from PIL import Image
 
 PASTED = [new_output('stream', text='pasted')]
 
@@ -50,3 +52,20 @@ def test_failure_names_the_cell_and_saves_nothing(source, reason, tmp_path, monk
         save(tmp_path, monkeypatch, new_code_cell('1', outputs=PASTED), new_code_cell(source), cell_timeout=10 if 'while' in source else 300)
     assert nbformat.read(tmp_path/'00_toy.ipynb', as_version=4).cells[0].outputs == PASTED
     assert not (tmp_path/'times.json').exists()
+
+
+def png(array) -> str:
+    out = io.BytesIO()
+    Image.fromarray(array).save(out, 'png')
+    return base64.b64encode(out.getvalue()).decode()
+
+
+def test_figures_take_less_room_and_look_the_same():
+    lines = np.full((200, 300, 4), 255, np.uint8)
+    for i in range(100): lines[i + 20:i + 22, 2*i:2*i + 3, :3] = 31, 119, 2*i  # a hundred colours
+    small = save_outputs.smaller(png(lines))
+    assert len(small) < .8*len(png(lines))
+    seen = np.array(Image.open(io.BytesIO(base64.b64decode(small))).convert('RGB'), int)
+    assert np.abs(seen - lines[..., :3]).max() <= 1
+    lines[0, 0, 3] = 0
+    assert save_outputs.smaller(png(lines)) == png(lines)  # what shines through stays
