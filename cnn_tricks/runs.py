@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import torch
 from fastai.callback.core import Callback
+from fastcore.basics import patch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -63,18 +64,21 @@ class RunBar(FitCallback):
         loss = f'loss {float(self.recorder.smooth_loss.value):.3f}' if self.recorder.smooth_loss.count else ''
         return f'epoch {s.step/n:.1f} of {s.total/n:.1f}  {loss}{self.scored}'
 
-    def after_batch(self):
-        if not self.training or time.monotonic() - self.shown < 0.2: return
-        s, self.shown = self._place(), time.monotonic()
-        self.bar.update(self.task, total=s.total, completed=s.step, now=self._now())
+# %% ../nbs/90_cli.ipynb #runs-progress-shown
+@patch
+def after_batch(self:RunBar):
+    if not self.training or time.monotonic() - self.shown < 0.2: return
+    s, self.shown = self._place(), time.monotonic()
+    self.bar.update(self.task, total=s.total, completed=s.step, now=self._now())
 
-    def after_epoch(self):
-        s = self._place()
-        if not self.fitting or s.pending: return  # steps that a checkpoint has done already
-        if s.history: self.scored = f'  accuracy {100*s.history[-1]["accuracy"]:.1f} %'
-        if self.console.is_terminal or s.step < self.told + s.total/10 and s.step < s.total: return
-        self.told = s.step
-        self.console.print(f'{self.label}: {self._now()}')
+@patch
+def after_epoch(self:RunBar):
+    s = self._place()
+    if not self.fitting or s.pending: return  # steps that a checkpoint has done already
+    if s.history: self.scored = f'  accuracy {100*s.history[-1]["accuracy"]:.1f} %'
+    if self.console.is_terminal or s.step < self.told + s.total/10 and s.step < s.total: return
+    self.told = s.step
+    self.console.print(f'{self.label}: {self._now()}')
 
 # %% ../nbs/90_cli.ipynb #runs-load
 def load_result(

@@ -12,6 +12,7 @@ from nbdev.config import get_config
 from nbdev.test import nb_test_cells
 
 from cnn_tricks.course import VERDICTS, lessons, outline
+from form_training import training_outputs
 
 ROOT = Path(__file__).resolve().parent.parent
 LESSON, ALL = ('foundation', 'trick', 'tool'), ('foundation', 'trick', 'tool', 'page')
@@ -378,6 +379,8 @@ def comparison(nb):
 
 
 # what is saved in it
+
+rule()(training_outputs)
 
 SHOWING = re.compile(r'before_you_start|answer|print|display|\w+_table|check_\w+|head|describe')
 
