@@ -54,15 +54,23 @@ class RunBar(FitCallback):
     def __enter__(self): self.bar.start(); return self
     def __exit__(self, *args): self.bar.stop()
 
-    def __getstate__(self): return dict(label=self.label, learn=self.learn) # a console cannot be pickled
-    def __setstate__(self, s): self.__init__(s['label'], Console(quiet=True)); self.learn = s['learn']
-    def _place(self): # that of the run, or what any `Learner` knows of its fit
-        if hasattr(self, 'run_control'): return self.run_control.state
-        return SimpleNamespace(step=self.train_iter, total=self.n_epoch*len(self.dls.train), pending=None, history=[])
     def _now(self):
         s, n = self._place(), len(self.dls.train)
         loss = f'loss {float(self.recorder.smooth_loss.value):.3f}' if self.recorder.smooth_loss.count else ''
         return f'epoch {s.step/n:.1f} of {s.total/n:.1f}  {loss}{self.scored}'
+
+# %% ../nbs/90_cli.ipynb #runs-anywhere
+@patch
+def _place(self:RunBar): # that of the run, or what any `Learner` knows of its fit
+    if hasattr(self, 'run_control'): return self.run_control.state
+    return SimpleNamespace(step=self.train_iter, total=self.n_epoch*len(self.dls.train), pending=None, history=[])
+
+@patch
+def __getstate__(self:RunBar): return dict(label=self.label, learn=self.learn) # a console cannot be pickled
+@patch
+def __setstate__(self:RunBar, state):
+    self.__init__(state['label'], Console(quiet=True))
+    self.learn = state['learn']
 
 # %% ../nbs/90_cli.ipynb #runs-progress-shown
 @patch

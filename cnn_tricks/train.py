@@ -170,6 +170,7 @@ def train(
     with stop_on_signal(state): _fit(learn, r.replace(steps=state.total), state, progress)
     return _result(recipe, learn, d, seed, state, device, path)
 
+
 # %% ../nbs/02_recipe.ipynb #train-result
 def _result(recipe, learn, data, seed, state, device, path): # -> `Result`; `Interrupted` with it, where it was stopped
     trained = Trained(learn.model.eval(), recipe, list(data.classes), data.channels, data.size,
