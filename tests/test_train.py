@@ -205,7 +205,7 @@ def test_each_stream_has_its_purpose(data, monkeypatch):
         monkeypatch.setattr(module, 'stream_seed', seed)
     note(control), note(loaders)
     train(SMALL + FlipShift(), data, seed=7, progress=False)
-    steps, batches = asked.values()
+    steps, batches = asked[control.__name__], asked[loaders.__name__]
     assert steps == {(7, 1, i, 0, 1) for i in range(24)} and not steps & batches
 
 
