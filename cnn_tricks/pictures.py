@@ -86,7 +86,8 @@ def _white(high, depth): return next(w for w in _whites if high <= w*(1.1 if dep
 # %% ../nbs/00_data.ipynb #pictures-values
 def _retold(im, raw):
     "Have the file's bytes read in another way"
-    im.tile = [(*t[:3], (raw, *t[3][1:]) if isinstance(t[3], tuple) else raw) for t in im.tile]
+    args = [(raw, *t[3][1:]) if isinstance(t[3], tuple) else raw for t in im.tile]
+    im.tile = [type(t)._make((*t[:3], a)) if hasattr(t, '_make') else (*t[:3], a) for t, a in zip(im.tile, args)]
 
 def _values(path, im):
     "The colours as the file has them, (H, W) or (H, W, C), and what is seen of each pixel, (H, W), or None"

@@ -371,7 +371,7 @@ def test_case_4_white_travels_with_the_trained_network(root, tmp_path):
     from cnn_tricks.recipe import Recipe
     from cnn_tricks.result import load_trained
     from cnn_tricks.train import train
-    data = read(deep(root, (RAMP*16).astype(np.uint16), png))
+    data = read(deep(root, (RAMP*16).astype(np.uint16), png), size=20)
     result = train(Recipe(steps=1, batch_size=4), data, device='cpu', progress=False)
     assert result.trained.ranges == data.ranges == {'16': 4095}
     result.trained.save(tmp_path/'m')
@@ -390,13 +390,14 @@ def test_case_4_networks_saved_before_still_predict(root, tmp_path):
     from cnn_tricks.recipe import Recipe
     from cnn_tricks.result import load_trained
     from cnn_tricks.train import train
-    train(Recipe(steps=1, batch_size=4), read(classes(root, n=10)), device='cpu', progress=False).trained.save(tmp_path/'m')
+    train(Recipe(steps=1, batch_size=4), read(classes(root, n=10), size=20), device='cpu', progress=False).trained.save(tmp_path/'m')
     about = json.loads((tmp_path/'m'/'recipe.json').read_text())
     del about['data']['ranges']
     (tmp_path/'m'/'recipe.json').write_text(json.dumps(about))
-    png((RAMP*257).astype(np.uint16), tmp_path/'deep')
+    png((RAMP*257).astype(np.uint16), tmp_path/'deep'), png(RAMP.astype(np.uint8), tmp_path/'plain')
     trained = load_trained(tmp_path/'m')
-    assert (_picture(tmp_path/'deep.png', trained)[0] == RAMP).all() and trained.ranges == {'16': 65535, '32': 65535}
+    assert (_picture(tmp_path/'deep.png', trained) == _picture(tmp_path/'plain.png', trained)).all()
+    assert trained.ranges == {'16': 65535, '32': 65535}
 
 
 # 5: failures are not kept
