@@ -16,7 +16,7 @@ It agrees if the two accuracies differ by no more than the largest of
   difference has a standard deviation of at most sqrt(2) times that between seeds, which 3 leaves alone 29 times in 30;
 - 2 standard errors of the accuracy on that many images: with few seeds the standard deviation itself is a rough guess;
 - one image.
-Where one run does not agree, two more seeds are run, and the means are compared: one run in thirty is far off by chance,
+Where one run does not agree, up to two more seeds are run, and the means are compared: one run in thirty is far off by chance,
 and one that stops early may stop elsewhere on another processor. So a change that costs more than that is found, and a
 smaller one is not: for that, make the record anew.
 
