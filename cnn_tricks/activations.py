@@ -15,11 +15,12 @@ from collections import OrderedDict
 import torch
 from torch import nn
 
+from .fitting import FitCallback
 from .networks import _check_count, _image_size, networks
 from .recipe import Card, Trick, trick
 from .registry import choice
 from .resizing import _modes_kept
-from .steps import FitCallback, batch_inputs, first_batch
+from .steps import batch_inputs, first_batch
 from .surgery import replace_modules
 
 # %% ../nbs/20_activations.ipynb #e6097f9e

@@ -12,16 +12,15 @@ import math
 from itertools import chain, islice
 
 import torch
-from fastai.callback.core import Callback
-from fastai.torch_core import no_random, to_device
 from fastcore.basics import patch
 from torch.optim.swa_utils import AveragedModel
 
-from .fitting import only_validates, planned_steps
+from .fitting import FitCallback, planned_steps
 from .parts import in_range
 from .recipe import Card, Trick, trick
 from .registry import bounded
 from .resizing import norm_layers, recalibrate_bn
+from .steps import batch_inputs, unmoved
 
 # %% ../nbs/34_averaging.ipynb #b54755ec
 def ema_decay(
@@ -46,7 +45,7 @@ def averaging_fn(
     return update
 
 # %% ../nbs/34_averaging.ipynb #b6151202
-class AverageWeights(Callback):
+class AverageWeights(FitCallback):
     "Keeps an average of weights and buffers beside the run; it is what is validated, and what is left at the end"
     order = 50 # after what changes weights once a step, before what looks at validations
     def __init__(self,
@@ -70,9 +69,9 @@ class AverageWeights(Callback):
 
 # %% ../nbs/34_averaging.ipynb #average-before-fit
 @patch
-def before_fit(self:AverageWeights):
+def begin(self:AverageWeights):
     "Each fit has its own average; the length of the fit decides the decay and the first step"
-    self.run = not (only_validates(self.learn) or hasattr(self, 'lr_finder'))
+    self.run = not hasattr(self, 'lr_finder')
     if not self.run: return
     if any(isinstance(cb, AverageWeights) and cb is not self for cb in self.learn.cbs):
         raise ValueError('AverageWeights: there are two in this run, and only one average can be validated: keep one')
@@ -99,15 +98,16 @@ def place(self:AverageWeights):
     if self.final or self.average is None or not int(self.average.n_averaged): return
     if not self.placed: self.exchange()
     self.placed, self.final, dl = False, True, self.dls.train
-    n, device = min(self.recalibrate, math.ceil(self.seen/10)), next(self.model.parameters()).device
-    with no_random():
-        batches = (to_device(tuple(b[:dl.n_inp]), device) for b in islice(dl.new(), n))
-        recalibrate_bn(self.model, batches, self.layers)
+    n = min(self.recalibrate, math.ceil(self.seen/10))
+    with unmoved(dl):
+        new = dl.new() if hasattr(dl, 'new') else dl # PyTorch's own loaders cannot be copied
+        recalibrate_bn(self.model, (batch_inputs(self.learn, b) for b in islice(new, n)), self.layers)
 
 # %% ../nbs/34_averaging.ipynb #d4212418
 @patch
 def before_train(self:AverageWeights):
     "Training goes on with its own weights"
+    FitCallback.before_train(self)
     if self.placed: self.exchange()
     self.placed = False
 @patch
@@ -117,11 +117,11 @@ def after_train(self:AverageWeights):
 @patch
 def before_validate(self:AverageWeights):
     "The average is validated; it stays until training goes on, for whatever keeps what was validated"
-    if self.final or self.placed or not int(self.average.n_averaged): return
+    if not self.fitting or self.final or self.placed or not int(self.average.n_averaged): return
     self.exchange()
     self.placed = True
 @patch
-def after_fit(self:AverageWeights):
+def end(self:AverageWeights):
     "Also where the run was cut short"
     self.place()
 @patch

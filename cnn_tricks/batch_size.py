@@ -15,9 +15,9 @@ import torch
 from fastai.callback.mixup import MixHandler
 from fastcore.basics import patch
 
+from .fitting import FitCallback
 from .recipe import Card, Trick, trick
 from .registry import bounded, check_value, choice
-from .steps import FitCallback
 
 # %% ../nbs/10_batch_size.ipynb #4e51dd8a
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from fastai.callback.core import Callback, CancelFitException, CancelValidException
+from fastai.callback.core import CancelFitException, CancelValidException
 from fastcore.basics import patch
 
-from .fitting import only_validates
+from .fitting import FitCallback
 from .loaders import ImageLoader, stream_seed
 from .parts import in_range
 from .registry import atomic_write
@@ -73,7 +73,7 @@ class SomeBatches:
     def __getattr__(self, name): return getattr(self.dl, name)
 
 # %% ../nbs/02_recipe.ipynb #c2583d08
-class RunControl(Callback):
+class RunControl(FitCallback):
     "First in line of a run's callbacks: seeds each step, ends on budget, checkpoints and resumes"
     order = -5
     def __init__(self,
@@ -90,10 +90,9 @@ class RunControl(Callback):
 
 # %% ../nbs/02_recipe.ipynb #58c2e6b8
 @patch
-def before_fit(self:RunControl):
+def begin(self:RunControl):
     "A fit is one phase of the run; its length in steps decides the fraction done"
-    s, self.run = self.state, not only_validates(self.learn)
-    if not self.run: return
+    s = self.state
     if s.error or s.stop: raise CancelFitException
     steps, s.planned = s.planned or self.n_epoch * len(self.dls.train), None
     s.phase_start, s.phase_steps = s.step, min(steps, s.total - s.step)
@@ -102,6 +101,7 @@ def before_fit(self:RunControl):
 @patch
 def before_train(self:RunControl):
     "Tell the loader its epoch, which batches a checkpoint makes needless, and where the budget ends"
+    FitCallback.before_train(self)
     s, dl = self.state, self.dls.train
     s.epoch_start, limit = s.step, s.phase_start + s.phase_steps - s.step
     if limit <= 0: raise CancelFitException # a fit may have been given more epochs than there is budget
@@ -172,6 +172,7 @@ def after_train(self:RunControl):
 @patch
 def before_validate(self:RunControl):
     "A checkpoint is written before a batch, so the validations before it are in its history; no images, no validation"
+    if not self.fitting: return
     if self.state.pending is None and self._look_back(): raise CancelFitException
     if self.state.pending is not None or not self.validate_run or not len(self.dls.valid): raise CancelValidException
 
@@ -180,14 +181,14 @@ def before_validate(self:RunControl):
 def after_epoch(self:RunControl):
     "One row of history for each validation"
     s = self.state
-    if self.recorder.cancel_valid: return
+    if not self.fitting or self.recorder.cancel_valid: return
     losses = s.losses[s.epoch_start:]
     row = {'epoch': s.step / len(self.dls.train), 'step': s.step, 'seconds': s.seconds,
            'train_loss': float(sum(losses)) / max(len(losses), 1)}
     s.history.append(row | dict(zip(self.recorder.metric_names[2:-1], map(float, self.recorder.log[2:]))))
 
 @patch
-def after_fit(self:RunControl):
+def end(self:RunControl):
     s = self.state
     s.seconds, s.clock = s.elapsed(), None
     self._look_back()

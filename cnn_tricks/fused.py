@@ -8,7 +8,7 @@ __all__ = ['match_layout', 'fuse', 'is_fused', 'FuseOptimizer']
 # %% ../nbs/12_hardware.ipynb #f5c2e40e
 import torch
 
-from .steps import FitCallback
+from .fitting import FitCallback
 
 # %% ../nbs/12_hardware.ipynb #229f10b0
 def _optimizer(opt): return getattr(opt, 'opt', opt) # inside fastai's wrapper: PyTorch's own

@@ -16,9 +16,10 @@ from fastcore.basics import patch
 from torch import nn
 
 from .data import Part
+from .fitting import FitCallback
 from .loaders import ImageLoader
 from .registry import check_value
-from .steps import FitCallback, batch_inputs, first_batch
+from .steps import batch_inputs, first_batch
 
 # %% ../nbs/52_gradcam.ipynb #3ef970f4
 def _images(x): # -> the images as a plain tensor that can enter a graph; `ValueError` for what is none

@@ -18,13 +18,14 @@ from fastcore.basics import patch
 from torch.amp import GradScaler
 
 from .cost import time_in_turns
+from .fitting import FitCallback
 from .networks import networks
 from .number_formats import Choice, fastest_precision, formats, kept_precision
 from .number_formats import lost_shares, rounding_error, seen_dtypes
 from .number_formats import _autocast, _known, _step
 from .recipe import Card, Trick, trick
 from .registry import bounded, check_value, choice
-from .steps import FitCallback, batch_inputs, first_batch
+from .steps import batch_inputs, first_batch
 
 # %% ../nbs/11_precision.ipynb #16000ead
 _all_ = ['Choice', 'fastest_precision', 'kept_precision', 'lost_shares', 'rounding_error', 'seen_dtypes']

@@ -16,12 +16,13 @@ import torch
 from fastcore.basics import patch
 from torch import nn
 
+from .fitting import FitCallback
 from .loaders import ImageLoader
 from .recipe import Card, Trick, trick
 from .registry import bounded, check_value
 from .resizing import eased_strength, norm_layers, progressive_size, recalibrate_bn, resize_images
 from .resizing import _check_shares, _ease_augment, _ease_dropout, _modes_kept, _on, _pool_to
-from .steps import FitCallback, batch_inputs, unmoved
+from .steps import batch_inputs, unmoved
 
 # %% ../nbs/15_resolution.ipynb #df6cf1bb
 class ProgressiveResizing(FitCallback):

@@ -21,6 +21,7 @@ from rich.table import Table
 from .complaints import UsageError, _one_line
 from .control import Interrupted, TrainingDiverged
 from .datasets import embedded
+from .fitting import FitCallback
 from .folder import read_folder
 from .machine import Machine
 from .options import _default, given_options, options_of, planned, run_folder, same_seconds, tried_device
@@ -28,7 +29,6 @@ from .registry import atomic_write
 from .report import Entry, side_by_side, write_report
 from .result import Result, load_trained
 from .run_claim import _claimed, _how, _place, _writing
-from .steps import FitCallback
 from .train import learner, train, writable_folder
 
 # %% ../nbs/90_cli.ipynb #runs-bar

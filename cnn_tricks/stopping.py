@@ -12,13 +12,13 @@ from fastai.callback.core import CancelFitException
 from fastai.callback.tracker import TrackerCallback
 from fastcore.basics import patch
 
-from .fitting import only_validates
+from .fitting import FitCallback
 from .parts import in_range
 from .recipe import Card, Trick, trick
 from .registry import bounded, choice
 
 # %% ../nbs/33_stopping.ipynb #5e5d71ef
-class KeepBest(TrackerCallback):
+class KeepBest(FitCallback, TrackerCallback):
     "fastai's `EarlyStoppingCallback`, with the best weights held in memory and put back after the fit"
     order = TrackerCallback.order + 3
     def __init__(self,
@@ -29,16 +29,14 @@ class KeepBest(TrackerCallback):
         if not isinstance(monitor, str): raise TypeError(f'monitor={monitor!r}: must be a string')
         in_range('patience', patience, '[1, inf)', whole=True)
         in_range('min_delta', min_delta, '[0, inf)')
-        super().__init__(monitor, min_delta=min_delta)
+        TrackerCallback.__init__(self, monitor, min_delta=min_delta)
         self.patience, self.wait, self.kept, self.row, self.shown = patience, 0, None, None, None
 
-    def before_fit(self):
-        "Each fit starts afresh; what only validates is none"
-        self.run = not only_validates(self.learn)
-        if not self.run: return
+    def begin(self):
+        "Each fit starts afresh"
         if self.monitor not in self.recorder.metric_names[1:]: raise ValueError(
             f'monitor={self.monitor!r}: must be one of {", ".join(map(repr, self.recorder.metric_names[1:-1]))}')
-        super().before_fit() # it stands aside for `lr_find`
+        TrackerCallback.before_fit(self) # it stands aside for `lr_find`
         self.wait, self.kept, self.row = 0, None, None
 
 # %% ../nbs/33_stopping.ipynb #keep-best-look
@@ -49,13 +47,13 @@ def before_validate(self:KeepBest): self.shown = None
 @patch
 def before_batch(self:KeepBest):
     "A copy of what is validated, taken then: some callbacks put other weights in for a validation, and back after it"
-    if not self.training and self.shown is None: self.shown = _copy(self.model)
+    if self.fitting and not self.training and self.shown is None: self.shown = _copy(self.model)
 
 @patch
 def after_epoch(self:KeepBest):
     "Compare, keep, or count; a validation that was left out (on resuming) is no look"
-    if self.recorder.cancel_valid: return
-    super(KeepBest, self).after_epoch()
+    if not self.fitting or self.recorder.cancel_valid: return
+    TrackerCallback.after_epoch(self)
     self.wait = 0 if self.new_best else self.wait + 1
     if self.new_best:
         self.kept = _copy(self.model) if self.shown is None else self.shown
@@ -64,7 +62,7 @@ def after_epoch(self:KeepBest):
 
 # %% ../nbs/33_stopping.ipynb #193c8e0f
 @patch
-def after_fit(self:KeepBest):
+def end(self:KeepBest):
     "The best weights and buffers come back, and the record's last row tells their scores"
     if self.kept is None: return
     self.model.load_state_dict(self.kept)

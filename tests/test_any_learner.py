@@ -41,7 +41,8 @@ from cnn_tricks.recipe import Recipe
 from cnn_tricks.registry import import_modules
 from cnn_tricks.resolution import ProgressiveResizing
 from cnn_tricks.runs import RunBar
-from cnn_tricks.steps import FitCallback, TrainingStep, batch_inputs, first_batch, unmoved
+from cnn_tricks.fitting import FitCallback, StepLimit, planned_steps
+from cnn_tricks.steps import TrainingStep, batch_inputs, first_batch, unmoved
 from cnn_tricks.stopping import KeepBest
 from cnn_tricks.train import fit_steps
 from cnn_tricks.transfer import fine_tune
@@ -52,10 +53,11 @@ adamw = partial(OptimWrapper, opt=partial(torch.optim.AdamW))
 # arguments for what has some without a default
 MADE = {ShrinkToZero: partial(ShrinkToZero, 0.1), DecayWeights: partial(DecayWeights, 0.1),
         RunControl: lambda: RunControl(RunState(1000)), RunBar: lambda: RunBar('run', Console(quiet=True)),
-        Autocast: partial(Autocast, 'bfloat16'), MicroBatches: partial(MicroBatches, 2)}
+        Autocast: partial(Autocast, 'bfloat16'), MicroBatches: partial(MicroBatches, 2),
+        StepLimit: partial(StepLimit, 1000)}
 # those whose purpose it is that other weights come out; all others must not change a fit
 CHANGES = {LSUVInit, AverageWeights, ShrinkToZero, DecayWeights, Autocast, ProgressiveResizing, LinearWarmup, KeepBest,
-           RunControl, MicroBatches, FuseOptimizer}
+           RunControl, MicroBatches, FuseOptimizer, StepLimit}
 OPT = {FuseOptimizer: adamw} # fastai's own optimisers have no fused version
 
 
@@ -260,7 +262,7 @@ CALLS = dict(
     TrainingStep=step_once, step_phases=lambda learn: step_phases(learn, 1),
     step_operations=lambda learn: step_operations(learn, 1), utilisation=lambda learn: utilisation(learn, 0.01, 1e9),
     current_setting=current_setting, autotune=lambda learn: autotune(learn, 0.3, apply=False),
-    stateful=stateful, chosen_by=chosen_by, lay_out=lambda learn: lay_out(learn, True),
+    stateful=stateful, chosen_by=chosen_by, planned_steps=planned_steps, lay_out=lambda learn: lay_out(learn, True),
     batch_inputs=lambda learn: batch_inputs(learn, first_batch(learn.dls.train)),
     fine_tune=lambda learn: fine_tune(learn, 5, 1e-3), fit_steps=lambda learn: fit_steps(learn, Recipe(steps=5)))
 TRAIN = 'fine_tune', 'fit_steps'
