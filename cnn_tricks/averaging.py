@@ -15,7 +15,7 @@ import torch
 from fastcore.basics import patch
 from torch.optim.swa_utils import AveragedModel
 
-from .fitting import FitCallback, planned_steps
+from .fitting import FitCallback, aside, planned_steps
 from .parts import in_range
 from .recipe import Card, Trick, trick
 from .registry import bounded
@@ -68,6 +68,9 @@ class AverageWeights(FitCallback):
         if self.seen >= self.first: self.average.update_parameters(self.model)
 
 # %% ../nbs/34_averaging.ipynb #average-before-fit
+@patch
+def before_fit(self:AverageWeights):
+    if not aside(self): FitCallback.before_fit(self)
 @patch
 def begin(self:AverageWeights):
     "Each fit has its own average; the length of the fit decides the decay and the first step"

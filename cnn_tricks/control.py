@@ -14,7 +14,7 @@ import torch
 from fastai.callback.core import CancelFitException, CancelValidException
 from fastcore.basics import patch
 
-from .fitting import FitCallback
+from .fitting import FitCallback, aside
 from .loaders import ImageLoader, stream_seed
 from .parts import in_range
 from .registry import atomic_write
@@ -89,6 +89,10 @@ class RunControl(FitCallback):
         self.saved_at = time.monotonic()
 
 # %% ../nbs/02_recipe.ipynb #58c2e6b8
+@patch
+def before_fit(self:RunControl):
+    if not aside(self): FitCallback.before_fit(self)
+
 @patch
 def begin(self:RunControl):
     "A fit is one phase of the run; its length in steps decides the fraction done"

@@ -12,7 +12,7 @@ from fastai.callback.core import CancelFitException
 from fastai.callback.tracker import TrackerCallback
 from fastcore.basics import patch
 
-from .fitting import FitCallback
+from .fitting import FitCallback, aside
 from .parts import in_range
 from .recipe import Card, Trick, trick
 from .registry import bounded, choice
@@ -32,6 +32,8 @@ class KeepBest(FitCallback, TrackerCallback):
         TrackerCallback.__init__(self, monitor, min_delta=min_delta)
         self.patience, self.wait, self.kept, self.row, self.shown = patience, 0, None, None, None
 
+    def before_fit(self):
+        if not aside(self): FitCallback.before_fit(self)
     def begin(self):
         "Each fit starts afresh"
         if self.monitor not in self.recorder.metric_names[1:]: raise ValueError(
