@@ -127,6 +127,8 @@ def before_validate(self:AverageWeights):
 def end(self:AverageWeights):
     "Also where the run was cut short"
     self.place()
+
+# %% ../nbs/34_averaging.ipynb #average-checkpoint
 @patch
 def state_dict(self:AverageWeights): # -> dict of tensors and a number
     "For checkpoints"
