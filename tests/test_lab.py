@@ -43,7 +43,6 @@ def lab(installed, tmp_path):
     try:
         for _ in range(1200):
             try: urlopen(f'{url}/api', timeout=60).close()
-            try: urlopen(f'{url}/api', timeout=5).close()
             except OSError: time.sleep(.5)
             else: break
             assert server.poll() is None, (tmp_path/'lab.log').read_text()
@@ -54,9 +53,9 @@ def lab(installed, tmp_path):
         log.close()
 
 
+@pytest.mark.timeout(3600)
 def test_lesson_runs_in_jupyterlab(browser, lab):
     page = browser.new_page()
-    page.set_default_timeout(300_000)
     page.set_default_timeout(600_000)  # a busy machine is slow, not wrong
     page.goto(f'{lab}/lab/tree/{shortest_lesson()}')
     page.wait_for_selector('.jp-NotebookPanel .jp-CodeCell')
@@ -66,7 +65,6 @@ def test_lesson_runs_in_jupyterlab(browser, lab):
     page.get_by_role('menuitem', name='Run', exact=True).click()
     page.get_by_role('menuitem', name='Run All Cells', exact=True).click()
     done = f'(() => {{ const s = ({STATE})(); return s.idle && (s.run == s.cells || s.errors.length) }})()'
-    page.wait_for_function(done, timeout=900_000)
     page.wait_for_function(done, timeout=1_500_000)
     after = page.evaluate(STATE)
     assert after['run'] == after['cells'] and not after['errors'], after
