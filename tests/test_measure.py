@@ -12,20 +12,16 @@ from fastai.callback.core import Callback
 from scipy import stats
 
 import cnn_tricks
-from cnn_tricks.control import Interrupted, RunControl
-from cnn_tricks.display import Shown, Table
-from cnn_tricks.cost import _joules, _rapl, energy_counters, measure_costs, training_costs
-from cnn_tricks.control import Interrupted
-from cnn_tricks.cost import _joules, _rapl, energy_counters, measure_costs, time_in_turns, training_costs
-from cnn_tricks.datasets import embedded
-from cnn_tricks.loaders import ImageLoader
-from cnn_tricks.measure import Arm, Comparison, Ledger, compare, ledger, repeat, seeds_needed
-from cnn_tricks.arms import Run, plan_steps
-from cnn_tricks.networks import resnet
-from cnn_tricks.parts import optimizers, sgd
-from cnn_tricks.arms import Plain, Run, plan_steps, read_plain
 from cnn_tricks.arms import Plain, Run, best_lr, plan_steps, read_plain
 from cnn_tricks.comparison import paired_t
+from cnn_tricks.control import Interrupted, RunControl
+from cnn_tricks.cost import _joules, _rapl, energy_counters, measure_costs, time_in_turns, training_costs
+from cnn_tricks.datasets import embedded
+from cnn_tricks.display import Shown, Table
+from cnn_tricks.loaders import ImageLoader
+from cnn_tricks.measure import Arm, Comparison, Ledger, compare, ledger, repeat, seeds_needed
+from cnn_tricks.networks import resnet
+from cnn_tricks.parts import optimizers, sgd
 from cnn_tricks.recipe import Card, FlipShift, Recipe, Trick, recipes, trick, tricks
 from cnn_tricks.records import code_hash, code_hashes, modules_used, record, recorded
 from cnn_tricks.registry import Registry, bounded
