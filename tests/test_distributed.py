@@ -296,7 +296,7 @@ SABOTAGE = '''
 import os, signal, sys
 from cnn_tricks.control import RunControl
 init, after = RunControl.__init__, RunControl.after_batch
-def every_step(self, *args, **kwargs): init(self, *args, **kwargs | {'every': 0.})
+def every_step(self, state, path=None, every=20., *args, **kwargs): init(self, state, path, 0., *args, **kwargs)
 def die(self):
     after(self)
     if self.training and self.state.step == 9 and self.state.rank == VICTIM: os.kill(os.getpid(), signal.SIGKILL)
