@@ -68,9 +68,7 @@ def _place(self:RunBar): # that of the run, or what any `Learner` knows of its f
 @patch
 def __getstate__(self:RunBar): return dict(label=self.label, learn=self.learn) # a console cannot be pickled
 @patch
-def __setstate__(self:RunBar, state):
-    self.__init__(state['label'], Console(quiet=True))
-    self.learn = state['learn']
+def __setstate__(self:RunBar, s): self.__init__(s['label'], Console(quiet=True)); self.learn = s['learn']
 
 # %% ../nbs/90_cli.ipynb #runs-progress-shown
 @patch
