@@ -19,7 +19,7 @@ from fastai.optimizer import OptimWrapper
 
 from .control import Interrupted, RunControl, RunState, checkpoint_format, chosen_by
 from .data import ImageData
-from .fitting import StepLimit, random_kept, stop_on_signal
+from .fitting import limited, random_kept, stop_on_signal
 from .machine import default_device, machine
 from .parts import in_range, losses, optimizers, schedules
 from .recipe import Recipe, Trick, plan
@@ -80,14 +80,7 @@ def fit_steps(
     "Fit for exactly so many optimiser steps under the recipe's schedule; a trick's `fit` may call it several times"
     steps = recipe.steps if steps is None else steps
     in_range('steps', steps, '[1, inf)', whole=True)
-    epochs, cbs = math.ceil(steps / len(learn.dls.train)), [scheduler(recipe)]
-    if hasattr(learn, 'run_control'):
-        learn.run_control.state.planned = steps
-        return learn.fit(epochs, cbs=cbs)
-    limit = StepLimit(steps)
-    learn.all_batches = limit.all_batches
-    try: learn.fit(epochs, cbs=[limit, *cbs])
-    finally: del learn.all_batches
+    learn.fit(math.ceil(steps / len(learn.dls.train)), cbs=[*limited(learn, steps), scheduler(recipe)])
 
 # %% ../nbs/02_recipe.ipynb #7de44d04
 def _fit(learn, r, state, progress): # `r`: planned, with `steps`

@@ -15,7 +15,7 @@ from fastai.callback.core import Callback
 from fastai.callback.training import BnFreeze
 from torch import nn
 
-from .control import SomeBatches
+from .fitting import limited
 from .data import ImageData, Part
 from .loaders import ImageLoader
 from .pretrained import load_body, parameter_groups, pretrained, split_head
@@ -91,17 +91,6 @@ def linear_probe(
     return head
 
 # %% ../nbs/25_transfer.ipynb #0b730aad
-class _Steps(Callback):
-    "A fit of so many steps on any `Learner`: its last epoch is shorter, and the schedule is stretched over the steps"
-    order = -8 # before `RunControl`, which knows more of a run
-    def __init__(self, steps): self.steps, self.done = steps, 0
-    def before_train(self):
-        left = self.steps - self.done
-        if left < len(self.dl): self.learn.dl = SomeBatches(self.dl, 0, left)
-    def before_batch(self):
-        if self.training: self.learn.pct_train = self.done/self.steps
-    def after_batch(self): self.done += self.training
-
 class _PlainRates(Callback):
     "Python's numbers in place of numpy's, so that a checkpoint can be read with `weights_only=True`"
     order = 61 # after fastai's scheduler
@@ -109,8 +98,7 @@ class _PlainRates(Callback):
 
 # %% ../nbs/25_transfer.ipynb #fine-tune
 def _one_cycle(learn, steps, lr, **kwargs): # fastai's schedule in a number of steps
-    if hasattr(learn, 'run_control'): learn.run_control.state.planned = steps
-    learn.fit_one_cycle(math.ceil(steps/len(learn.dls.train)), lr, cbs=[_Steps(steps), _PlainRates()], **kwargs)
+    learn.fit_one_cycle(math.ceil(steps/len(learn.dls.train)), lr, cbs=[*limited(learn, steps), _PlainRates()], **kwargs)
 
 def fine_tune(
     learn, # fastai `Learner`; its groups of parameters become those of `parameter_groups`

@@ -41,7 +41,7 @@ from cnn_tricks.recipe import Recipe
 from cnn_tricks.registry import import_modules
 from cnn_tricks.resolution import ProgressiveResizing
 from cnn_tricks.runs import RunBar
-from cnn_tricks.fitting import FitCallback, StepLimit, planned_steps
+from cnn_tricks.fitting import FitCallback, StepLimit, limited, planned_steps
 from cnn_tricks.steps import TrainingStep, batch_inputs, first_batch, unmoved
 from cnn_tricks.stopping import KeepBest
 from cnn_tricks.train import fit_steps
@@ -262,7 +262,8 @@ CALLS = dict(
     TrainingStep=step_once, step_phases=lambda learn: step_phases(learn, 1),
     step_operations=lambda learn: step_operations(learn, 1), utilisation=lambda learn: utilisation(learn, 0.01, 1e9),
     current_setting=current_setting, autotune=lambda learn: autotune(learn, 0.3, apply=False),
-    stateful=stateful, chosen_by=chosen_by, planned_steps=planned_steps, lay_out=lambda learn: lay_out(learn, True),
+    stateful=stateful, chosen_by=chosen_by, planned_steps=planned_steps,
+    limited=lambda learn: limited(learn, 5), lay_out=lambda learn: lay_out(learn, True),
     batch_inputs=lambda learn: batch_inputs(learn, first_batch(learn.dls.train)),
     fine_tune=lambda learn: fine_tune(learn, 5, 1e-3), fit_steps=lambda learn: fit_steps(learn, Recipe(steps=5)))
 TRAIN = 'fine_tune', 'fit_steps'
