@@ -98,7 +98,8 @@ class _PlainRates(Callback):
 
 # %% ../nbs/25_transfer.ipynb #fine-tune
 def _one_cycle(learn, steps, lr, **kwargs): # fastai's schedule in a number of steps
-    learn.fit_one_cycle(math.ceil(steps/len(learn.dls.train)), lr, cbs=[*limited(learn, steps), _PlainRates()], **kwargs)
+    epochs, cbs = math.ceil(steps/len(learn.dls.train)), [*limited(learn, steps), _PlainRates()]
+    learn.fit_one_cycle(epochs, lr, cbs=cbs, **kwargs)
 
 def fine_tune(
     learn, # fastai `Learner`; its groups of parameters become those of `parameter_groups`
