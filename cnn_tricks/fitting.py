@@ -93,7 +93,8 @@ class StepLimit(Callback):
         if self.training: self.learn.pct_train = self.done/self.steps
     def after_batch(self): self.done += self.training
 
-def limited(learn, steps): # fastai `Learner`, steps of its next fit -> callbacks for that fit
+def limited(learn, # fastai `Learner`
+            steps): # of its next fit -> callbacks for that fit
     "Have the next fit end after exactly so many optimiser steps, in a run or in any other `Learner`"
     if not hasattr(learn, 'run_control'): return [StepLimit(steps)]
     learn.run_control.state.planned = steps
