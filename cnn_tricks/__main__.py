@@ -7,7 +7,7 @@ __all__ = []
 
 # %% ../nbs/90_cli.ipynb #cli-dunder
 import sys
-from .cli import main
+from .cli.main import main
 
 # %% ../nbs/90_cli.ipynb #cli-dunder-run
 # would end the notebook: here, too, the name is __main__

@@ -42,12 +42,12 @@ def child(job):
     "In a fresh process: tune as the job says, train for some seconds, say what came out"
     import torch
     from fastai.callback.core import Callback, CancelFitException
-    from cnn_tricks.allocator import page_faults, set_memory
-    from cnn_tricks.cost import _peak
-    from cnn_tricks.datasets import embedded
-    from cnn_tricks.hardware import lay_out
-    from cnn_tricks.recipe import Recipe
-    from cnn_tricks.train import learner
+    from cnn_tricks.tools.memory_allocator import page_faults, set_memory
+    from cnn_tricks.measure.cost import _peak
+    from cnn_tricks.data.datasets import embedded
+    from cnn_tricks.tricks.hardware import lay_out
+    from cnn_tricks.core.recipe import Recipe
+    from cnn_tricks.core.train import learner
 
     class Clock(Callback):
         "Seconds of each step after the first three; ends the fit"
@@ -62,7 +62,7 @@ def child(job):
     learn.dls.loaders[1] = learn.dls.valid.new(data.valid[:0])  # nothing to validate on
     out = {}
     if job.get('process') is not None:
-        from cnn_tricks.autotune import autotune
+        from cnn_tricks.tools.autotune import autotune
         tuned = autotune(learn, job['tune_seconds'], process=job['process'])
         out = dict(chosen=str(tuned.chosen), tuned_seconds=round(tuned.seconds, 2))
     if job.get('threads'): torch.set_num_threads(job['threads'])
@@ -83,7 +83,7 @@ def child(job):
 
 def serve():
     "Do each job from stdin in a fork of this process, which has imported all that is needed and computed nothing"
-    import torch, fastai.learner, cnn_tricks.autotune, cnn_tricks.datasets, cnn_tricks.train  # noqa
+    import torch, fastai.learner, cnn_tricks.tools.autotune, cnn_tricks.data.datasets, cnn_tricks.core.train  # noqa
     for line in sys.stdin:
         sys.stdout.flush()
         if not (pid := os.fork()):
@@ -194,7 +194,7 @@ def main():
 
 def save(a, cases, single):
     import torch
-    from cnn_tricks.machine import machine
+    from cnn_tricks.base.machine import machine
     about = dict(date=date.today().isoformat(), machine=vars(machine()), torch=torch.__version__.split('+')[0],
                  cores=len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count(),
                  made_by='python scripts/bench_autotune.py')

@@ -17,11 +17,11 @@ warnings.filterwarnings('ignore')
 import torch
 from torch import nn
 
-from cnn_tricks.cnn import count_macs
-from cnn_tricks.depthwise import depthwise_form
-from cnn_tricks.depthwise_speed import layer_times, least_bytes
-from cnn_tricks.hardware import measured_peak
-from cnn_tricks.machine import machine
+from cnn_tricks.nets.layer_costs import count_macs
+from cnn_tricks.tricks.depthwise import depthwise_form
+from cnn_tricks.tools.depthwise_speed import layer_times, least_bytes
+from cnn_tricks.tricks.hardware import measured_peak
+from cnn_tricks.base.machine import machine
 
 ROOT = Path(__file__).resolve().parent.parent
 WIDTHS, VALUES, SIDE = (16, 32, 64, 128, 256), 802_816, 28

@@ -17,14 +17,14 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from cnn_tricks.cost import time_in_turns
-from cnn_tricks.datasets import embedded
-from cnn_tricks.machine import machine
-from cnn_tricks.networks import networks
-from cnn_tricks.processes import process_group, world
-from cnn_tricks.recipe import recipes
-from cnn_tricks.registry import atomic_write
-from cnn_tricks.ring import fit_link
+from cnn_tricks.measure.cost import time_in_turns
+from cnn_tricks.data.datasets import embedded
+from cnn_tricks.base.machine import machine
+from cnn_tricks.nets.networks import networks
+from cnn_tricks.distributed.process_group import process_group, world
+from cnn_tricks.core.recipe import recipes
+from cnn_tricks.base.registry import atomic_write
+from cnn_tricks.distributed.ring_all_reduce import fit_link
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZES = [4, 2**12, 2**16, 2**18, 2**20, 2**22, 2**24]

@@ -19,10 +19,10 @@ warnings.filterwarnings('ignore')
 
 import fastai, torch
 
-from cnn_tricks.datasets import embedded
-from cnn_tricks.machine import machine
-from cnn_tricks.recipe import recipes
-from cnn_tricks.train import train
+from cnn_tricks.data.datasets import embedded
+from cnn_tricks.base.machine import machine
+from cnn_tricks.core.recipe import recipes
+from cnn_tricks.core.train import train
 
 BAR_SECONDS, BAR_POINTS = 0.25, 2.0
 ROOT = Path(__file__).resolve().parent.parent

@@ -17,9 +17,9 @@ from fastai.learner import Learner
 from fastai.optimizer import OptimWrapper
 from torch import nn
 
-from cnn_tricks.datasets import embedded
-from cnn_tricks.loaders import epoch_order
-from cnn_tricks.networks import networks
+from cnn_tricks.data.datasets import embedded
+from cnn_tricks.data.loaders import epoch_order
+from cnn_tricks.nets.networks import networks
 
 BARS = {64: 8, 512: 3}  # percent
 

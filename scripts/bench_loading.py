@@ -19,8 +19,8 @@ from fastai.vision.core import PILImageBW
 from fastai.vision.data import ImageBlock
 from torchvision.transforms.functional import to_pil_image
 
-from cnn_tricks.datasets import embedded
-from cnn_tricks.loaders import flip, shift
+from cnn_tricks.data.datasets import embedded
+from cnn_tricks.data.loaders import flip, shift
 
 BAR = 50
 

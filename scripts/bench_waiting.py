@@ -26,10 +26,10 @@ def worker():
     warnings.filterwarnings('ignore')
     import torch
     from fastai.callback.core import Callback
-    from cnn_tricks.control import Interrupted
-    from cnn_tricks.datasets import embedded
-    from cnn_tricks.recipe import recipes
-    from cnn_tricks.train import train
+    from cnn_tricks.core.run_control import Interrupted
+    from cnn_tricks.data.datasets import embedded
+    from cnn_tricks.core.recipe import recipes
+    from cnn_tricks.core.train import train
 
     class Deadline(Callback):
         "Ends the run after some seconds"
@@ -143,7 +143,7 @@ def main():
         for p in started: p.wait()
     print(*table(took), sep='\n')
     print(f'\nother programs used {others:.2f} cores meanwhile')
-    from cnn_tricks.machine import machine
+    from cnn_tricks.base.machine import machine
     m, about = machine('cpu'), workers['1 thread'].about
     facts = dict(machine=m.name, cores=m.cores, torch=about['torch'], date=date.today().isoformat(), rounds=a.rounds,
                  seconds=a.seconds, others=round(others, 2), threads={n: w.about['threads'] for n, w in workers.items()})

@@ -1,4 +1,4 @@
-"""Builds the embedded part of Fashion-MNIST (cnn_tricks/embedded) from the four official files.
+"""Builds the embedded part of Fashion-MNIST (cnn_tricks/data/embedded) from the four official files.
 
     python scripts/build_embedded.py [--source DIR] [--out DIR] [--check [--exact]]
 
@@ -60,7 +60,7 @@ def pack(folder, raw):
 
 
 def main():
-    here = Path(__file__).resolve().parent.parent/'cnn_tricks'/'embedded'
+    here = Path(__file__).resolve().parent.parent/'cnn_tricks'/'data'/'embedded'
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--source', type=Path, default=Path('/usr/share/datasets/fashion-mnist'), metavar='DIR')
     p.add_argument('--out', type=Path, default=here, metavar='DIR')

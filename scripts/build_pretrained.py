@@ -1,4 +1,4 @@
-"""Trains the small networks that lesson 25 starts from, and writes their weights into cnn_tricks/embedded.
+"""Trains the small networks that lesson 25 starts from, and writes their weights into cnn_tricks/data/embedded.
 
     python scripts/build_pretrained.py              # both: about 3 minutes on 1 thread
     python scripts/build_pretrained.py rotation     # one of them
@@ -22,12 +22,12 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save
 
-from cnn_tricks.datasets import fashion_mnist
-from cnn_tricks.loaders import flip
-from cnn_tricks.networks import networks
-from cnn_tricks.recipe import Recipe, Trick, Card, trick
-from cnn_tricks.train import train
-from cnn_tricks.transfer import SOURCE, TARGET, rotation_task, take_classes
+from cnn_tricks.data.datasets import fashion_mnist
+from cnn_tricks.data.loaders import flip
+from cnn_tricks.nets.networks import networks
+from cnn_tricks.core.recipe import Recipe, Trick, Card, trick
+from cnn_tricks.core.train import train
+from cnn_tricks.tricks.transfer import SOURCE, TARGET, rotation_task, take_classes
 
 ROOT = Path(__file__).resolve().parent.parent
 NETWORK = dict(network='resnet', network_args={'blocks': [0, 1, 1]})
@@ -74,7 +74,7 @@ def main():
     p.add_argument('--quick', action='store_true', help='20 steps, into build/quick/')
     a = p.parse_args()
     if unknown := set(a.names) - {'fashion', 'rotation'}: p.error(f'unknown: {", ".join(sorted(unknown))}')
-    folder = ROOT/('build/quick' if a.quick else 'cnn_tricks/embedded')
+    folder = ROOT/('build/quick' if a.quick else 'cnn_tricks/data/embedded')
     folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     for name in a.names or ('fashion', 'rotation'):

@@ -31,15 +31,15 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')  # before torch is imported
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 warnings.filterwarnings('ignore')
 
-from cnn_tricks.control import TrainingDiverged
-from cnn_tricks.data import ImageData
-from cnn_tricks.datasets import embedded
-from cnn_tricks.machine import machine
-from cnn_tricks.recipe import Recipe
-from cnn_tricks.records import all_arms, code_hashes, modules_used, recorded
-from cnn_tricks.registry import atomic_write
-from cnn_tricks.subset import some_classes
-from cnn_tricks.train import train
+from cnn_tricks.core.run_control import TrainingDiverged
+from cnn_tricks.data.images import ImageData
+from cnn_tricks.data.datasets import embedded
+from cnn_tricks.base.machine import machine
+from cnn_tricks.core.recipe import Recipe
+from cnn_tricks.measure.records import all_arms, code_hashes, modules_used, recorded
+from cnn_tricks.base.registry import atomic_write
+from cnn_tricks.tools.proxies import some_classes
+from cnn_tricks.core.train import train
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, PARTS = ROOT/'results', ('train', 'valid', 'test')

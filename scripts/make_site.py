@@ -9,8 +9,8 @@ A new lesson needs no entry anywhere: its notebook's number says where it belong
 import argparse, ast, json, sys, warnings
 from pathlib import Path
 
-from cnn_tricks.course import lessons, outline
-from cnn_tricks.pages import claims_table, lessons_table
+from cnn_tricks.course.lesson import lessons, outline
+from cnn_tricks.course.tables import claims_table, lessons_table
 
 ROOT = Path(__file__).resolve().parent.parent
 TAG = 'generated'

@@ -18,10 +18,10 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')  # before torch is imported
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 warnings.filterwarnings('ignore')
 
-from cnn_tricks.activations import LSUV, ChangeActivation, KaimingInit
-from cnn_tricks.datasets import embedded
-from cnn_tricks.measure import ledger
-from cnn_tricks.recipe import Recipe, recipes
+from cnn_tricks.tricks.activations import LSUV, ChangeActivation, KaimingInit
+from cnn_tricks.data.datasets import embedded
+from cnn_tricks.measure.compare import ledger
+from cnn_tricks.core.recipe import Recipe, recipes
 from recording import main
 
 DELTA = 0.005  # half a point: declared before any run

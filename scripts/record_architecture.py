@@ -17,11 +17,11 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')  # before torch is imported
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 warnings.filterwarnings('ignore')
 
-from cnn_tricks.architecture import ScaleNetwork, match_macs
-from cnn_tricks.datasets import embedded
-from cnn_tricks.measure import ledger, repeat
-from cnn_tricks.recipe import Recipe, recipes
-from cnn_tricks.search import sample
+from cnn_tricks.tricks.architecture import ScaleNetwork, match_macs
+from cnn_tricks.data.datasets import embedded
+from cnn_tricks.measure.compare import ledger, repeat
+from cnn_tricks.core.recipe import Recipe, recipes
+from cnn_tricks.tools.successive_halving import sample
 from recording import main
 
 DELTA = 0.01  # one point: declared before any run

@@ -3,7 +3,7 @@
     python scripts/record_audit.py            # into results/audit.json: about 6 minutes on one thread
     python scripts/record_audit.py --quick    # a minute and small images, into build/quick/: to try the script
 
-The file is an audit's own `ledger.json`: it goes on where it was stopped, and `cnn_tricks.audited.Audit.load` reads it.
+The file is an audit's own `ledger.json`: it goes on where it was stopped, and `cnn_tricks.studies.audit_result.Audit.load` reads it.
 """
 import argparse, os, warnings
 from pathlib import Path
@@ -12,9 +12,9 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')  # before torch is imported
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 warnings.filterwarnings('ignore')
 
-from cnn_tricks.audit import audit
-from cnn_tricks.datasets import embedded
-from cnn_tricks.recipe import recipes
+from cnn_tricks.studies.audit import audit
+from cnn_tricks.data.datasets import embedded
+from cnn_tricks.core.recipe import recipes
 
 ROOT = Path(__file__).resolve().parent.parent
 MINUTES, DELTA = 6, 0.01  # declared before any run

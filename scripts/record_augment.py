@@ -20,15 +20,15 @@ from dataclasses import asdict
 
 import torch
 
-from cnn_tricks.arms import Arm, Run, repeat
-from cnn_tricks.augment import Augment, CutMix, MixUp
-from cnn_tricks.augmentations import affine, noise
-from cnn_tricks.data import ImageData, Part
-from cnn_tricks.datasets import embedded
-from cnn_tricks.measure import ledger
-from cnn_tricks.recipe import FlipShift, recipes
-from cnn_tricks.train import train
-from cnn_tricks.tta import one_view, predict_tta
+from cnn_tricks.measure.repeated_runs import Arm, Run, repeat
+from cnn_tricks.tricks.augment import Augment, CutMix, MixUp
+from cnn_tricks.data.augmentations import affine, noise
+from cnn_tricks.data.images import ImageData, Part
+from cnn_tricks.data.datasets import embedded
+from cnn_tricks.measure.compare import ledger
+from cnn_tricks.core.recipe import FlipShift, recipes
+from cnn_tricks.core.train import train
+from cnn_tricks.tools.tta import one_view, predict_tta
 from recording import main
 
 DELTA = 0.005  # half a point: declared before any run

@@ -18,13 +18,13 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')  # before torch is imported
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 warnings.filterwarnings('ignore')
 
-from cnn_tricks.arms import Arm, Run
-from cnn_tricks.averaging import EMA, SWA, AverageWeights
-from cnn_tricks.comparison import Comparison
-from cnn_tricks.datasets import embedded
-from cnn_tricks.machine import machine
-from cnn_tricks.recipe import recipes
-from cnn_tricks.train import train
+from cnn_tricks.measure.repeated_runs import Arm, Run
+from cnn_tricks.tricks.averaging import EMA, SWA, AverageWeights
+from cnn_tricks.measure.comparison import Comparison
+from cnn_tricks.data.datasets import embedded
+from cnn_tricks.base.machine import machine
+from cnn_tricks.core.recipe import recipes
+from cnn_tricks.core.train import train
 from recording import main
 
 DELTA = 0.005  # half a point: declared before any run

@@ -17,9 +17,9 @@ os.environ.setdefault('OMP_NUM_THREADS', '2')  # before torch is imported
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 warnings.filterwarnings('ignore')
 
-from cnn_tricks.datasets import embedded
-from cnn_tricks.measure import compare, repeat
-from cnn_tricks.recipe import FlipShift, recipes
+from cnn_tricks.data.datasets import embedded
+from cnn_tricks.measure.compare import compare, repeat
+from cnn_tricks.core.recipe import FlipShift, recipes
 from recording import main
 
 DELTA = 0.005  # half a point: declared before any run

@@ -27,16 +27,16 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 
-from cnn_tricks.arms import Arm, Run
-from cnn_tricks.augment import Augment
-from cnn_tricks.comparison import Comparison
-from cnn_tricks.gradcam import WatchHeat, deletion_curve, grad_cam, heat_share, network_input
-from cnn_tricks.machine import machine
-from cnn_tricks.recipe import Recipe, plan
-from cnn_tricks.records import code_hashes
-from cnn_tricks.result import build_network
-from cnn_tricks.shapes import shapes
-from cnn_tricks.train import train
+from cnn_tricks.measure.repeated_runs import Arm, Run
+from cnn_tricks.tricks.augment import Augment
+from cnn_tricks.measure.comparison import Comparison
+from cnn_tricks.tools.gradcam import WatchHeat, deletion_curve, grad_cam, heat_share, network_input
+from cnn_tricks.base.machine import machine
+from cnn_tricks.core.recipe import Recipe, plan
+from cnn_tricks.measure.records import code_hashes
+from cnn_tricks.core.result import build_network
+from cnn_tricks.data.drawn_shapes import shapes
+from cnn_tricks.core.train import train
 from recording import main
 
 DELTA = 0.05  # five points: declared before any run
@@ -104,7 +104,7 @@ def gradcam(seeds, n, recipe):
                 data, run = measured(r, bias, channels, seed, n)
                 if name not in arms:
                     about = {'name': 'drawn shapes, anew for each seed', 'fingerprint': data.fingerprint,
-                             **{k: len(p) for k, p in data.parts.items()}, 'gradcam': code_hashes({'gradcam'})['gradcam']}
+                             **{k: len(p) for k, p in data.parts.items()}, 'gradcam': code_hashes({'tools.gradcam'})['tools.gradcam']}
                     arms[name] = Arm(f'{colour}, {name}', r.to_dict(), [], 'test', about, asdict(machine()))
                 arms[name].runs.append(run)
                 if SAY: print(colour, name, seed, run.accuracy, run.history[-1])

@@ -16,12 +16,12 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')  # before torch is imported
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 warnings.filterwarnings('ignore')
 
-from cnn_tricks.cost import time_in_turns
-from cnn_tricks.datasets import embedded
-from cnn_tricks.measure import ledger, repeat
-from cnn_tricks.optimizers import SwapOptimizer
-from cnn_tricks.recipe import recipes
-from cnn_tricks.steps import recipe_step
+from cnn_tricks.measure.cost import time_in_turns
+from cnn_tricks.data.datasets import embedded
+from cnn_tricks.measure.compare import ledger, repeat
+from cnn_tricks.tricks.optimizers import SwapOptimizer
+from cnn_tricks.core.recipe import recipes
+from cnn_tricks.core.training_step import recipe_step
 from recording import main
 
 DELTA = 0.01  # one point: declared before any run

@@ -19,15 +19,15 @@ warnings.filterwarnings('ignore')
 
 from torch.nn.functional import nll_loss
 
-from cnn_tricks.arms import Arm, Run, best_lr
-from cnn_tricks.architecture import ScaleNetwork
-from cnn_tricks.comparison import Comparison
-from cnn_tricks.datasets import embedded
-from cnn_tricks.machine import machine
-from cnn_tricks.measure import Ledger, ledger
-from cnn_tricks.penalties import L1Penalty, WeightDecay, share_zero
-from cnn_tricks.recipe import Recipe, recipes
-from cnn_tricks.train import train
+from cnn_tricks.measure.repeated_runs import Arm, Run, best_lr
+from cnn_tricks.tricks.architecture import ScaleNetwork
+from cnn_tricks.measure.comparison import Comparison
+from cnn_tricks.data.datasets import embedded
+from cnn_tricks.base.machine import machine
+from cnn_tricks.measure.compare import Ledger, ledger
+from cnn_tricks.tricks.penalties import L1Penalty, WeightDecay, share_zero
+from cnn_tricks.core.recipe import Recipe, recipes
+from cnn_tricks.core.train import train
 from recording import main
 
 DELTA = 0.01  # one point: declared before any run

@@ -17,13 +17,13 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')  # before torch is imported
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 warnings.filterwarnings('ignore')
 
-from cnn_tricks.arms import Run
-from cnn_tricks.consistency import shift_test
-from cnn_tricks.datasets import embedded
-from cnn_tricks.measure import Comparison, Ledger, repeat
-from cnn_tricks.pooling import GlobalPool, Pooling
-from cnn_tricks.recipe import Recipe, recipes
-from cnn_tricks.train import train
+from cnn_tricks.measure.repeated_runs import Run
+from cnn_tricks.tools.shift_consistency import shift_test
+from cnn_tricks.data.datasets import embedded
+from cnn_tricks.measure.compare import Comparison, Ledger, repeat
+from cnn_tricks.tricks.pooling import GlobalPool, Pooling
+from cnn_tricks.core.recipe import Recipe, recipes
+from cnn_tricks.core.train import train
 from recording import main
 
 DELTA = 0.01  # one point, of accuracy and of consistency: declared before any run

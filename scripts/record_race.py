@@ -16,13 +16,13 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')  # before torch is imported
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 warnings.filterwarnings('ignore')
 
-from cnn_tricks.arms import measure_arms
-from cnn_tricks.comparison import Comparison
-from cnn_tricks.datasets import embedded
-from cnn_tricks.measure import Ledger, repeat
-from cnn_tricks.race import CHANGES, add_one, leave_one_out
-from cnn_tricks.recipe import recipes
-from cnn_tricks.records import recorded
+from cnn_tricks.measure.repeated_runs import measure_arms
+from cnn_tricks.measure.comparison import Comparison
+from cnn_tricks.data.datasets import embedded
+from cnn_tricks.measure.compare import Ledger, repeat
+from cnn_tricks.tricks.race import CHANGES, add_one, leave_one_out
+from cnn_tricks.core.recipe import recipes
+from cnn_tricks.measure.records import recorded
 from recording import ROOT, main
 
 DELTA = 0.005  # half a point: declared before any run

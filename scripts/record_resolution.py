@@ -19,10 +19,10 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')  # before torch is imported: two t
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 warnings.filterwarnings('ignore')
 
-from cnn_tricks.datasets import embedded, fashion_mnist
-from cnn_tricks.measure import ledger
-from cnn_tricks.recipe import Recipe
-from cnn_tricks.resolution import SmallFirst
+from cnn_tricks.data.datasets import embedded, fashion_mnist
+from cnn_tricks.measure.compare import ledger
+from cnn_tricks.core.recipe import Recipe
+from cnn_tricks.tricks.resolution import SmallFirst
 from recording import main
 
 DELTA = 0.005  # half a point: declared before any run

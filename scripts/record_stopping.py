@@ -26,14 +26,14 @@ warnings.filterwarnings('ignore')
 
 from torch.nn.functional import nll_loss
 
-from cnn_tricks.arms import Arm, Run, best_lr
-from cnn_tricks.calibration import expected_calibration_error, fit_temperature, temper
-from cnn_tricks.comparison import Comparison
-from cnn_tricks.datasets import embedded
-from cnn_tricks.machine import machine
-from cnn_tricks.recipe import recipes
-from cnn_tricks.stopping import EarlyStopping, LabelSmoothing
-from cnn_tricks.train import train
+from cnn_tricks.measure.repeated_runs import Arm, Run, best_lr
+from cnn_tricks.tools.calibration import expected_calibration_error, fit_temperature, temper
+from cnn_tricks.measure.comparison import Comparison
+from cnn_tricks.data.datasets import embedded
+from cnn_tricks.base.machine import machine
+from cnn_tricks.core.recipe import recipes
+from cnn_tricks.tricks.stopping import EarlyStopping, LabelSmoothing
+from cnn_tricks.core.train import train
 from recording import main
 
 DELTA = 0.01  # one point: declared before any run

@@ -20,20 +20,20 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')  # before torch is imported
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 warnings.filterwarnings('ignore')
 
-from cnn_tricks.activations import ChangeActivation
-from cnn_tricks.architecture import ScaleNetwork
-from cnn_tricks.arms import Arm, Run
-from cnn_tricks.augment import MixUp
-from cnn_tricks.comparison import Comparison
-from cnn_tricks.datasets import embedded
-from cnn_tricks.dropout import WithDropout
-from cnn_tricks.machine import machine
-from cnn_tricks.measure import Ledger
-from cnn_tricks.optimizers import SwapOptimizer
-from cnn_tricks.recipe import FlipShift, recipes
-from cnn_tricks.stopping import LabelSmoothing
-from cnn_tricks.subset import some_classes
-from cnn_tricks.train import train
+from cnn_tricks.tricks.activations import ChangeActivation
+from cnn_tricks.tricks.architecture import ScaleNetwork
+from cnn_tricks.measure.repeated_runs import Arm, Run
+from cnn_tricks.tricks.augment import MixUp
+from cnn_tricks.measure.comparison import Comparison
+from cnn_tricks.data.datasets import embedded
+from cnn_tricks.tricks.dropout import WithDropout
+from cnn_tricks.base.machine import machine
+from cnn_tricks.measure.compare import Ledger
+from cnn_tricks.tricks.optimizers import SwapOptimizer
+from cnn_tricks.core.recipe import FlipShift, recipes
+from cnn_tricks.tricks.stopping import LabelSmoothing
+from cnn_tricks.tools.proxies import some_classes
+from cnn_tricks.core.train import train
 from recording import main
 
 DELTA = 0.01  # one point: declared before any run

@@ -21,12 +21,12 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')  # before torch is imported: batch
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 warnings.filterwarnings('ignore')
 
-from cnn_tricks.arms import repeat
-from cnn_tricks.comparison import Comparison
-from cnn_tricks.datasets import embedded
-from cnn_tricks.pretrained import pretrained
-from cnn_tricks.recipe import Recipe
-from cnn_tricks.transfer import TARGET, FineTune, take_classes
+from cnn_tricks.measure.repeated_runs import repeat
+from cnn_tricks.measure.comparison import Comparison
+from cnn_tricks.data.datasets import embedded
+from cnn_tricks.nets.pretrained import pretrained
+from cnn_tricks.core.recipe import Recipe
+from cnn_tricks.tricks.transfer import TARGET, FineTune, take_classes
 from recording import main
 
 DELTA = 0.02  # two points: declared before any run

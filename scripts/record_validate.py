@@ -24,16 +24,16 @@ warnings.filterwarnings('ignore')
 
 from fastai.callback.core import Callback
 
-from cnn_tricks.arms import Arm, Run
-from cnn_tricks.comparison import Comparison
-from cnn_tricks.data import ImageData
-from cnn_tricks.datasets import embedded
-from cnn_tricks.dropout import WithDropout
-from cnn_tricks.leakage import image_losses, membership_advantage
-from cnn_tricks.machine import machine
-from cnn_tricks.recipe import FlipShift, recipes
-from cnn_tricks.train import train
-from cnn_tricks.validate import kfold_compare
+from cnn_tricks.measure.repeated_runs import Arm, Run
+from cnn_tricks.measure.comparison import Comparison
+from cnn_tricks.data.images import ImageData
+from cnn_tricks.data.datasets import embedded
+from cnn_tricks.tricks.dropout import WithDropout
+from cnn_tricks.tools.leakage import image_losses, membership_advantage
+from cnn_tricks.base.machine import machine
+from cnn_tricks.core.recipe import FlipShift, recipes
+from cnn_tricks.core.train import train
+from cnn_tricks.measure.cross_validation import kfold_compare
 from recording import main
 
 DELTA = 0.01  # one point: declared before any run

@@ -15,12 +15,12 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')  # before torch is imported
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 warnings.filterwarnings('ignore')
 
-from cnn_tricks.batchnorm import without_norm
-from cnn_tricks.datasets import embedded
-from cnn_tricks.measure import compare, repeat
-from cnn_tricks.networks import networks
-from cnn_tricks.recipe import recipes
-from cnn_tricks.warmup import Warmup
+from cnn_tricks.tricks.batchnorm import without_norm
+from cnn_tricks.data.datasets import embedded
+from cnn_tricks.measure.compare import compare, repeat
+from cnn_tricks.nets.networks import networks
+from cnn_tricks.core.recipe import recipes
+from cnn_tricks.tricks.warmup import Warmup
 from recording import main
 
 DELTA = 0.005  # half a point: declared before any run

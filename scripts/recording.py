@@ -2,7 +2,7 @@
 import argparse, time
 from pathlib import Path
 
-from cnn_tricks.records import record
+from cnn_tricks.measure.records import record
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 # in a process of its own, since the package of that commit is another: the hashes, there, of the modules named on stdin
-THERE = 'import json, sys; from cnn_tricks.records import code_hashes; ' \
+THERE = 'import json, sys; from cnn_tricks.measure.records import code_hashes; ' \
         'print(json.dumps({k: code_hashes(set(v)) for k, v in json.load(sys.stdin).items()}))'
 
 
@@ -33,8 +33,8 @@ def hashes_at(commit, stamps) -> dict:
 
 def hashes_now(path) -> dict:
     "What the record would hold, were it made by the present code."
-    from cnn_tricks.audited import Audit
-    from cnn_tricks.records import code_hashes, modules_used, recorded
+    from cnn_tricks.studies.audit_result import Audit
+    from cnn_tricks.measure.records import code_hashes, modules_used, recorded
     d = json.loads(path.read_text(encoding='utf-8'))
     result = {a.name: a for a in Audit.from_dict(d).arms} if 'about' in d else recorded(path.stem, path.parent).result
     try: used = modules_used(result)

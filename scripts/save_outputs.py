@@ -22,7 +22,7 @@ from nbdev.config import get_config
 from nbdev.test import nb_test_cells
 from PIL import Image
 
-from cnn_tricks.course import _recorded_time
+from cnn_tricks.course.lesson import _recorded_time
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMES = ROOT/'results'/'times.json'

@@ -28,9 +28,9 @@ PROCESSORS = {  # the fastest first
 PLAIN = dict(OMP_NUM_THREADS='1', OMP_WAIT_POLICY='PASSIVE')
 TRAIN = '''
 import hashlib, torch
-from cnn_tricks.datasets import embedded
-from cnn_tricks.recipe import Recipe
-from cnn_tricks.train import train
+from cnn_tricks.data.datasets import embedded
+from cnn_tricks.core.recipe import Recipe
+from cnn_tricks.core.train import train
 net = train(Recipe(steps=60), embedded().subset(2000), seed=0, progress=False).trained.model
 print(hashlib.blake2b(b''.join(p.detach().numpy().tobytes() for p in net.parameters())).hexdigest())
 '''

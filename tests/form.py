@@ -11,7 +11,7 @@ import nbformat
 from nbdev.config import get_config
 from nbdev.test import nb_test_cells
 
-from cnn_tricks.course import VERDICTS, lessons, outline
+from cnn_tricks.course.lesson import VERDICTS, lessons, outline
 from form_training import training_outputs
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -470,7 +470,7 @@ def valid(nb):
 @rule(TAUGHT)
 def claims(nb):
     "Each claim of this lesson is answered once, under Claims, by a cell that asserts what it says."
-    from cnn_tricks.pages import collect_answers
+    from cnn_tricks.course.tables import collect_answers
     mine = [a for a in collect_answers(nb.path.parent) if a['lesson'] == nb.stem]
     given = [a['claim'] for a in mine]
     for i in nb.claims:

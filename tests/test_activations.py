@@ -9,13 +9,14 @@ from fastai.optimizer import OptimWrapper
 from scipy.stats import norm
 from torch import nn
 
-from cnn_tricks.activations import (ACTIVATIONS, LSUV, ChangeActivation, KaimingInit, LSUVInit, conv_stack, gaussian_mean,
+from cnn_tricks.tricks.activations import (
+    ACTIVATIONS, LSUV, ChangeActivation, KaimingInit, LSUVInit, conv_stack, gaussian_mean,
                                     init_gain, kaiming_init, lsuv_init, orthonormal, replace_activations)
-from cnn_tricks.networks import networks
-from cnn_tricks.recipe import Recipe, tricks
-from cnn_tricks.shapes import shapes
-from cnn_tricks.signals import dead_units, layer_signals
-from cnn_tricks.train import train
+from cnn_tricks.nets.networks import networks
+from cnn_tricks.core.recipe import Recipe, tricks
+from cnn_tricks.data.drawn_shapes import shapes
+from cnn_tricks.tools.layer_signals import dead_units, layer_signals
+from cnn_tricks.core.train import train
 
 SIZE = 21, 33
 

@@ -22,31 +22,31 @@ from PIL import Image
 from rich.console import Console
 from torch import nn
 
-from cnn_tricks.activations import LSUVInit, replace_activations
-from cnn_tricks.autotune import Setting, autotune, current_setting
-from cnn_tricks.averaging import AverageWeights
-from cnn_tricks.batch_finder import find_batch_size
-from cnn_tricks.batch_size import MicroBatches
-from cnn_tricks.batchnorm import without_norm
-from cnn_tricks.control import RunControl, RunState, chosen_by, stateful
-from cnn_tricks.data import Part
-from cnn_tricks.datasets import embedded
-from cnn_tricks.depthwise import ConvNeXtConv, to_depthwise
-from cnn_tricks.fused import FuseOptimizer
-from cnn_tricks.gradcam import WatchHeat
-from cnn_tricks.hardware import lay_out, step_operations, step_phases, utilisation
-from cnn_tricks.penalties import DecayWeights, ShrinkToZero
-from cnn_tricks.precision import Autocast
-from cnn_tricks.recipe import Recipe
-from cnn_tricks.registry import import_modules
-from cnn_tricks.resolution import ProgressiveResizing
-from cnn_tricks.runs import RunBar
-from cnn_tricks.fitting import FitCallback, StepLimit, limited, planned_steps
-from cnn_tricks.steps import TrainingStep, batch_inputs, first_batch, unmoved
-from cnn_tricks.stopping import KeepBest
-from cnn_tricks.train import fit_steps
-from cnn_tricks.transfer import fine_tune
-from cnn_tricks.warmup import LinearWarmup
+from cnn_tricks.tricks.activations import LSUVInit, replace_activations
+from cnn_tricks.tools.autotune import Setting, autotune, current_setting
+from cnn_tricks.tricks.averaging import AverageWeights
+from cnn_tricks.tools.batch_finder import find_batch_size
+from cnn_tricks.tricks.batch_size import MicroBatches
+from cnn_tricks.tricks.batchnorm import without_norm
+from cnn_tricks.core.run_control import RunControl, RunState, chosen_by, stateful
+from cnn_tricks.data.images import Part
+from cnn_tricks.data.datasets import embedded
+from cnn_tricks.tricks.depthwise import ConvNeXtConv, to_depthwise
+from cnn_tricks.core.fused_step import FuseOptimizer
+from cnn_tricks.tools.gradcam import WatchHeat
+from cnn_tricks.tricks.hardware import lay_out, step_operations, step_phases, utilisation
+from cnn_tricks.tricks.penalties import DecayWeights, ShrinkToZero
+from cnn_tricks.tricks.precision import Autocast
+from cnn_tricks.core.recipe import Recipe
+from cnn_tricks.base.registry import import_modules
+from cnn_tricks.tricks.resolution import ProgressiveResizing
+from cnn_tricks.cli.train import RunBar
+from cnn_tricks.core.fitting import FitCallback, StepLimit, limited, planned_steps
+from cnn_tricks.core.training_step import TrainingStep, batch_inputs, first_batch, unmoved
+from cnn_tricks.tricks.stopping import KeepBest
+from cnn_tricks.core.train import fit_steps
+from cnn_tricks.tricks.transfer import fine_tune
+from cnn_tricks.tricks.warmup import LinearWarmup
 
 adamw = partial(OptimWrapper, opt=partial(torch.optim.AdamW))
 
@@ -61,7 +61,7 @@ CHANGES = {LSUVInit, AverageWeights, ShrinkToZero, DecayWeights, Autocast, Progr
 OPT = {FuseOptimizer: adamw} # fastai's own optimisers have no fused version
 
 
-def modules(): return [m for m in (*import_modules(), sys.modules['cnn_tricks.registry']) if m.__name__ != 'cnn_tricks.all']
+def modules(): return [m for m in (*import_modules(), sys.modules['cnn_tricks.base.registry']) if m.__name__ != 'cnn_tricks.all']
 
 
 def public(kind):

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from cnn_tricks.architecture import ScaleNetwork, article_shaped, match_macs, recipe_macs, round_channels, scaled_args
-from cnn_tricks.cnn import count_macs, count_params
-from cnn_tricks.datasets import embedded
-from cnn_tricks.networks import networks
-from cnn_tricks.recipe import Recipe, plan, recipes
-from cnn_tricks.search import best_of, rungs, sample, search
-from cnn_tricks.train import train
+from cnn_tricks.tricks.architecture import ScaleNetwork, article_shaped, match_macs, recipe_macs, round_channels
+from cnn_tricks.tricks.architecture import scaled_args
+from cnn_tricks.nets.layer_costs import count_macs, count_params
+from cnn_tricks.data.datasets import embedded
+from cnn_tricks.nets.networks import networks
+from cnn_tricks.core.recipe import Recipe, plan, recipes
+from cnn_tricks.tools.successive_halving import best_of, rungs, sample, search
+from cnn_tricks.core.train import train
 
 
 @pytest.fixture(scope='module')

@@ -11,16 +11,17 @@ import torch
 from PIL import Image
 from scipy import stats
 
-import cnn_tricks.audit as audit_module
-from cnn_tricks import arms, control, records
-from cnn_tricks.arms import Arm, Run
-from cnn_tricks.audit import audit
-from cnn_tricks.audit_plan import TooShort, make_plan, promise, usable
-from cnn_tricks.audited import CONTROL, Audit, Audited, lesson_of
-from cnn_tricks.cli import main
-from cnn_tricks.looks import FIRST, OUTCOMES, Sums, boundary, judge, shared_spread, simulate_audits
-from cnn_tricks.recipe import Recipe, recipes, tricks
-from cnn_tricks.shapes import shapes
+import cnn_tricks.studies.audit as audit_module
+from cnn_tricks.measure import repeated_runs as arms, records
+from cnn_tricks.core import run_control as control
+from cnn_tricks.measure.repeated_runs import Arm, Run
+from cnn_tricks.studies.audit import audit
+from cnn_tricks.studies.audit_plan import TooShort, make_plan, promise, usable
+from cnn_tricks.studies.audit_result import CONTROL, Audit, Audited, lesson_of
+from cnn_tricks.cli.main import main
+from cnn_tricks.studies.audit_boundary import FIRST, OUTCOMES, Sums, boundary, judge, shared_spread, simulate_audits
+from cnn_tricks.core.recipe import Recipe, recipes, tricks
+from cnn_tricks.data.drawn_shapes import shapes
 
 TINY = Recipe(network='resnet', network_args={'width': 4, 'blocks': [0, 1], 'grid': 2}, optimizer='adamw', lr=0.01,
               schedule='one_cycle', batch_size=32, steps=12)
@@ -216,7 +217,7 @@ def test_stopped_and_resumed(found, data, tmp_path):
 
 
 def train_again(arm, data):
-    from cnn_tricks.train import train
+    from cnn_tricks.core.train import train
     return train(Recipe.from_dict(arm.recipe), data, arm.runs[1].seed, progress=False).accuracy
 
 

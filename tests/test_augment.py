@@ -7,13 +7,14 @@ import torch.nn.functional as F
 from scipy import stats
 from torchvision.transforms import v2
 
-from cnn_tricks.augment import AlternatingFlip, AlternatingLoader, Augment, CutMix, MixUp, SoftCrossEntropy
-from cnn_tricks.augmentations import affine, affine_matrix, beta, box_mask, cutmix, erase, mixup, noise, one_hot, warp
-from cnn_tricks.data import ImageData, Part
-from cnn_tricks.datasets import embedded
-from cnn_tricks.recipe import FlipShift, Recipe, plan
-from cnn_tricks.train import learner, train
-from cnn_tricks.tta import one_view, predict_tta
+from cnn_tricks.tricks.augment import AlternatingFlip, AlternatingLoader, Augment, CutMix, MixUp, SoftCrossEntropy
+from cnn_tricks.data.augmentations import affine, affine_matrix, beta, box_mask, cutmix, erase, mixup, noise, one_hot
+from cnn_tricks.data.augmentations import warp
+from cnn_tricks.data.images import ImageData, Part
+from cnn_tricks.data.datasets import embedded
+from cnn_tricks.core.recipe import FlipShift, Recipe, plan
+from cnn_tricks.core.train import learner, train
+from cnn_tricks.tools.tta import one_view, predict_tta
 
 ALL = dict(affine=affine(20, 1.3, 0.2, 0.5), noise=noise(0.1), erase=erase(0.8), mixup=mixup(7), cutmix=cutmix(7))
 
@@ -210,7 +211,7 @@ def test_loss_of_mixing(data):
 
 
 def test_mixing_refuses_other_losses(data):
-    from cnn_tricks.parts import losses
+    from cnn_tricks.core.components import losses
     losses.register('other_loss', lambda: F.mse_loss)
     try:
         with pytest.raises(ValueError, match="loss='other_loss': mixup"): plan(tiny(loss='other_loss') + MixUp())

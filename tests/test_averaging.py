@@ -9,13 +9,13 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 from training import StopAt, same
 
-from cnn_tricks.averaging import EMA, SWA, AverageWeights, averaging_fn, ema_decay
-from cnn_tricks.control import Interrupted
-from cnn_tricks.data import ImageData, Part
-from cnn_tricks.datasets import embedded
-from cnn_tricks.recipe import Recipe, tricks
-from cnn_tricks.stopping import KeepBest
-from cnn_tricks.train import fit_steps, learner, train
+from cnn_tricks.tricks.averaging import EMA, SWA, AverageWeights, averaging_fn, ema_decay
+from cnn_tricks.core.run_control import Interrupted
+from cnn_tricks.data.images import ImageData, Part
+from cnn_tricks.data.datasets import embedded
+from cnn_tricks.core.recipe import Recipe, tricks
+from cnn_tricks.tricks.stopping import KeepBest
+from cnn_tricks.core.train import fit_steps, learner, train
 
 
 @pytest.fixture(scope='module')

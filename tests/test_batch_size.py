@@ -6,14 +6,15 @@ import torch
 from fastai.callback.fp16 import MixedPrecision
 from torch import nn
 
-from cnn_tricks.batch_costs import Memory, Throughput, _saved, memory_measured, memory_needed, throughput
-from cnn_tricks.batch_finder import BatchSizes, find_batch_size, largest_batch
-from cnn_tricks.batch_size import Accumulate, BatchSize, MicroBatches, NoiseScale, accumulate, noise_scale, scale_lr
-from cnn_tricks.cost import Timings
-from cnn_tricks.datasets import embedded
-from cnn_tricks.recipe import Recipe, plan, recipes
-from cnn_tricks.steps import recipe_step
-from cnn_tricks.train import learner, train
+from cnn_tricks.tools.batch_costs import Memory, Throughput, _saved, memory_measured, memory_needed, throughput
+from cnn_tricks.tools.batch_finder import BatchSizes, find_batch_size, largest_batch
+from cnn_tricks.tricks.batch_size import Accumulate, BatchSize, MicroBatches, NoiseScale, accumulate, noise_scale
+from cnn_tricks.tricks.batch_size import scale_lr
+from cnn_tricks.measure.cost import Timings
+from cnn_tricks.data.datasets import embedded
+from cnn_tricks.core.recipe import Recipe, plan, recipes
+from cnn_tricks.core.training_step import recipe_step
+from cnn_tricks.core.train import learner, train
 
 CE = nn.functional.cross_entropy
 FAST = recipes['fast']
@@ -168,7 +169,7 @@ def test_largest_batch_passes_other_errors():
 def test_memory_that_really_runs_out():
     code = '''if True:
         import resource, torch
-        from cnn_tricks.batch_finder import largest_batch
+        from cnn_tricks.tools.batch_finder import largest_batch
         used = int(open('/proc/self/statm').read().split()[0])*resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + 600*2**20,)*2)
         print(largest_batch(lambda n: torch.ones(n, 2**18), 10_000))'''  # 1 MiB a row

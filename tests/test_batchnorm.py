@@ -7,13 +7,13 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.models import mobilenet_v2, resnet18
 
-from cnn_tricks.batchnorm import ChannelBias, JitteredNorm, WithBatchNorm, WithGroupNorm, with_norm, without_norm
-from cnn_tricks.datasets import embedded
-from cnn_tricks.folding import conv_norm_pairs, fold_batch_norm
-from cnn_tricks.networks import networks
-from cnn_tricks.recipe import Recipe
-from cnn_tricks.resizing import norm_layers
-from cnn_tricks.train import train
+from cnn_tricks.tricks.batchnorm import ChannelBias, JitteredNorm, WithBatchNorm, WithGroupNorm, with_norm, without_norm
+from cnn_tricks.data.datasets import embedded
+from cnn_tricks.nets.fold_batchnorm import conv_norm_pairs, fold_batch_norm
+from cnn_tricks.nets.networks import networks
+from cnn_tricks.core.recipe import Recipe
+from cnn_tricks.nets.resizing import norm_layers
+from cnn_tricks.core.train import train
 
 
 @pytest.fixture(scope='module')
@@ -109,7 +109,7 @@ def test_group_norm_trick():
 @pytest.mark.parametrize('trick', [WithBatchNorm(), WithBatchNorm(jitter=0.2), WithGroupNorm()], ids=str)
 def test_trained_network_is_built_again(data, tmp_path, trick):
     "A recipe with the trick survives JSON; the trained network survives saving."
-    from cnn_tricks.result import load_trained
+    from cnn_tricks.core.result import load_trained
     r = Recipe(steps=3, batch_size=16) + trick
     assert Recipe.from_json(r.to_json()) == r
     result = train(r, data, progress=False)
@@ -120,7 +120,7 @@ def test_trained_network_is_built_again(data, tmp_path, trick):
 
 def test_batch_norm_on_the_same_start(data):
     "Both arms begin with the same convolutions: the trick draws no random numbers."
-    from cnn_tricks.train import learner
+    from cnn_tricks.core.train import learner
     a, b = (learner(r, data, seed=5).model for r in (Recipe(steps=1), Recipe(steps=1) + WithBatchNorm()))
     assert torch.equal(a.conv2.weight, b.conv2[0].weight) and torch.equal(a.dense2.weight, b.dense2.weight)
 

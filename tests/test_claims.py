@@ -5,8 +5,8 @@ from collections import Counter
 import pytest
 from form import ROOT
 
-from cnn_tricks.course import VERDICTS, answer, lessons, outline
-from cnn_tricks.pages import claims_table, collect_answers
+from cnn_tricks.course.lesson import VERDICTS, answer, lessons, outline
+from cnn_tricks.course.tables import claims_table, collect_answers
 
 CLAIMS, LESSONS = outline()['claims'], lessons()
 PAIRS = [(c['id'], l['stem']) for c in CLAIMS for l in LESSONS if l['stem'][3:] in c['lessons']]

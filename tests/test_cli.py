@@ -8,8 +8,8 @@ import pytest
 from common import BIN, run
 from PIL import Image
 
-from cnn_tricks.cli import main, parser
-from cnn_tricks.course import lessons_path
+from cnn_tricks.cli.main import main, parser
+from cnn_tricks.base.paths import lessons_path
 
 CLASSES = ('<b>bold & "so on"', 'Köln $x$ 猫', 'plain')  # names that a web page or a chart could trip over
 COMMANDS = 'train', 'predict', 'audit', 'lessons', 'doctor'
@@ -18,10 +18,10 @@ COMMANDS = 'train', 'predict', 'audit', 'lessons', 'doctor'
 SERVER = '''
 import json, os, resource, signal, sys, warnings
 warnings.simplefilter('ignore')
-import torch, cnn_tricks.audit_runs, cnn_tricks.runs, cnn_tricks.doctor, cnn_tricks.pictures
-from cnn_tricks.looks import boundary
-from cnn_tricks.cli import main
-from cnn_tricks.markup import line_chart
+import torch, cnn_tricks.cli.audit, cnn_tricks.cli.train, cnn_tricks.cli.doctor, cnn_tricks.data.decode
+from cnn_tricks.studies.audit_boundary import boundary
+from cnn_tricks.cli.main import main
+from cnn_tricks.report.html import line_chart
 torch.optim.Adam([torch.zeros(1)])  # the first optimiser and the first chart import more
 line_chart({'a': ([0], [0], {})}, 'x', 'y', 'warm')
 
@@ -151,7 +151,7 @@ def test_answers_without_torch(tmp_path):
     "Help, the version and complaints come before anything heavy is imported."
     code = f'''
 import contextlib, io, json, sys
-from cnn_tricks.cli import main
+from cnn_tricks.cli.main import main
 with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
     codes = [main(a) for a in {BAD + [['--version'], ['--help']] + [[c, '--help'] for c in COMMANDS]}]
 print(json.dumps([codes, sorted({{m.split('.')[0] for m in sys.modules}})]))'''
@@ -490,7 +490,7 @@ def pictures(tmp_path):
 
 def test_predict(cnn_tricks, trained, pictures, tmp_path):
     import torch
-    from cnn_tricks.result import load_trained
+    from cnn_tricks.core.result import load_trained
     rows = json.loads(cnn_tricks('predict', trained[0], *pictures, '--top', 9, '--json', lines=0).out)
     assert [r['image'] for r in rows] == pictures
     for r in rows:
@@ -554,7 +554,7 @@ def test_lessons_keep_what_was_changed(tmp_path):
 
 def test_lessons_renew_what_was_not_changed(tmp_path, monkeypatch):
     "A newer release brings a newer lesson; one that the reader changed stays."
-    from cnn_tricks import commands
+    from cnn_tricks.cli import predict_and_lessons as commands
     (tmp_path/'old').mkdir()
     for n in 'a', 'b': (tmp_path/'old'/f'{n}.ipynb').write_text('first')
     monkeypatch.setattr(commands, 'lessons_path', lambda: tmp_path/'old')
@@ -567,7 +567,7 @@ def test_lessons_renew_what_was_not_changed(tmp_path, monkeypatch):
 
 def test_lessons_complain(tmp_path):
     def fails(*args, env=None, before=''):
-        code = f'import sys\n{before}\nfrom cnn_tricks.cli import main\nsys.exit(main({list(args)}))'
+        code = f'import sys\n{before}\nfrom cnn_tricks.cli.main import main\nsys.exit(main({list(args)}))'
         r = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, text=True, capture_output=True)
         assert r.returncode == 1 and r.stderr.count('\n') == 1 and 'Traceback' not in r.stderr, r.stderr
         return r.stderr

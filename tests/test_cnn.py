@@ -4,9 +4,10 @@ import torch
 import torchvision
 from torch import nn
 
-from cnn_tricks.cnn import (conv_macs, conv_out, conv_params, count_macs, count_params, layer_table, pool_out,
+from cnn_tricks.nets.layer_costs import (
+    conv_macs, conv_out, conv_params, count_macs, count_params, layer_table, pool_out,
                             receptive_field, same_padding)
-from cnn_tricks.networks import networks
+from cnn_tricks.nets.networks import networks
 
 MODELS = ['alexnet', 'convnext_tiny', 'densenet121', 'efficientnet_b0', 'googlenet', 'mnasnet1_0', 'mobilenet_v2',
           'mobilenet_v3_small', 'resnet18', 'resnet50', 'resnext50_32x4d', 'shufflenet_v2_x1_0',

@@ -15,13 +15,14 @@ from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from torch import nn
 
-from cnn_tricks import datasets as D, files, loaders, registry
-from cnn_tricks.data import ImageData, Part, stratified_order
-from cnn_tricks.loaders import ImageLoader, epoch_order, flip, image_loaders, shift, stream_seed
-from cnn_tricks.shapes import shapes
+from cnn_tricks.data import datasets as D, download as files, loaders
+from cnn_tricks.base import registry
+from cnn_tricks.data.images import ImageData, Part, stratified_order
+from cnn_tricks.data.loaders import ImageLoader, epoch_order, flip, image_loaders, shift, stream_seed
+from cnn_tricks.data.drawn_shapes import shapes
 
 
-EMBEDDED = Path(str(resources.files('cnn_tricks.embedded')))
+EMBEDDED = Path(str(resources.files('cnn_tricks.data.embedded')))
 
 
 @pytest.fixture(scope='module')

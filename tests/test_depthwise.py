@@ -8,14 +8,15 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.ops import Conv2dNormActivation
 
-from cnn_tricks.cnn import count_macs, count_params
-from cnn_tricks.depthwise import (ConvNeXtConv, Depthwise, LayerNorm2d, depthwise_form, is_dense, nearest_separable,
+from cnn_tricks.nets.layer_costs import count_macs, count_params
+from cnn_tricks.tricks.depthwise import (
+    ConvNeXtConv, Depthwise, LayerNorm2d, depthwise_form, is_dense, nearest_separable,
                                   to_depthwise, ungrouped)
-from cnn_tricks.depthwise_speed import depthwise_speeds, layer_times, least_bytes
-from cnn_tricks.networks import networks
-from cnn_tricks.recipe import Recipe, tricks
-from cnn_tricks.shapes import shapes
-from cnn_tricks.train import train
+from cnn_tricks.tools.depthwise_speed import depthwise_speeds, layer_times, least_bytes
+from cnn_tricks.nets.networks import networks
+from cnn_tricks.core.recipe import Recipe, tricks
+from cnn_tricks.data.drawn_shapes import shapes
+from cnn_tricks.core.train import train
 
 FORMS = 'separable', 'mobilenet', 'convnext'
 GEOMETRIES = [dict(kernel_size=k, stride=s, padding=p, dilation=d) for k, s, p, d in [
@@ -239,7 +240,7 @@ def test_trick():
 
 
 def test_saved_and_loaded(tmp_path):
-    from cnn_tricks.result import load_trained
+    from cnn_tricks.core.result import load_trained
     data = shapes(60, size=24)
     r = train(Recipe(steps=2, batch_size=8, network='resnet', network_args={'width': 8}) + Depthwise('mobilenet'), data, progress=False)
     r.trained.save(tmp_path)

@@ -13,17 +13,17 @@ from common import BIN, run
 from fastai.callback.core import Callback
 from torch import nn
 
-from cnn_tricks import control
-from cnn_tricks.cli import main
-from cnn_tricks.control import Interrupted
-from cnn_tricks.datasets import embedded
-from cnn_tricks.distributed import MoreDevices
-from cnn_tricks.networks import networks
-from cnn_tricks.processes import from_first, gathered, mirrored, on_processes, process_group, world
-from cnn_tricks.recipe import Recipe
-from cnn_tricks.ring import Link, fit_link, ring_all_reduce, step_seconds
-from cnn_tricks.together import SharedMetric, train_together
-from cnn_tricks.train import train
+from cnn_tricks.core import run_control as control
+from cnn_tricks.cli.main import main
+from cnn_tricks.core.run_control import Interrupted
+from cnn_tricks.data.datasets import embedded
+from cnn_tricks.tricks.distributed import MoreDevices
+from cnn_tricks.nets.networks import networks
+from cnn_tricks.distributed.process_group import from_first, gathered, mirrored, on_processes, process_group, world
+from cnn_tricks.core.recipe import Recipe
+from cnn_tricks.distributed.ring_all_reduce import Link, fit_link, ring_all_reduce, step_seconds
+from cnn_tricks.distributed.train_together import SharedMetric, train_together
+from cnn_tricks.core.train import train
 
 
 @networks.register('smooth_toy')
@@ -294,15 +294,15 @@ def test_command_on_one_machine(tmp_path):
 
 SABOTAGE = '''
 import os, signal, sys
-from cnn_tricks.control import RunControl
+from cnn_tricks.core.run_control import RunControl
 init, after = RunControl.__init__, RunControl.after_batch
 def every_step(self, state, path=None, every=20., *args, **kwargs): init(self, state, path, 0., *args, **kwargs)
 def die(self):
     after(self)
     if self.training and self.state.step == 9 and self.state.rank == VICTIM: os.kill(os.getpid(), signal.SIGKILL)
 RunControl.__init__, RunControl.after_batch = every_step, die
-from cnn_tricks import runs
-from cnn_tricks.cli import main
+from cnn_tricks.cli import train as runs
+from cnn_tricks.cli.main import main
 train_all = runs._train_all
 def hurried(*args): # as if the launcher were quick to end the other one
     try: return train_all(*args)

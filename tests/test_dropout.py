@@ -6,15 +6,15 @@ from torch import distributed, nn
 from torch.nn import functional as F
 from training import StopAt, same
 
-from cnn_tricks.control import Interrupted
-from cnn_tricks.data import ImageData, Part
-from cnn_tricks.datasets import embedded
-from cnn_tricks.dropout import StochasticBlock, WithDropout, WithStochasticDepth, drop_rates, set_dropout
-from cnn_tricks.dropout import set_stochastic_depth
-from cnn_tricks.networks import ResBlock, networks
-from cnn_tricks.recipe import Recipe, tricks
-from cnn_tricks.resizing import norm_layers
-from cnn_tricks.train import train
+from cnn_tricks.core.run_control import Interrupted
+from cnn_tricks.data.images import ImageData, Part
+from cnn_tricks.data.datasets import embedded
+from cnn_tricks.tricks.dropout import StochasticBlock, WithDropout, WithStochasticDepth, drop_rates, set_dropout
+from cnn_tricks.tricks.dropout import set_stochastic_depth
+from cnn_tricks.nets.networks import ResBlock, networks
+from cnn_tricks.core.recipe import Recipe, tricks
+from cnn_tricks.nets.resizing import norm_layers
+from cnn_tricks.core.train import train
 
 
 @pytest.fixture(scope='module')

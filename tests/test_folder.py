@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from cnn_tricks import files
-from cnn_tricks.folder import FolderError, read_folder
+from cnn_tricks.data import download as files
+from cnn_tricks.data.image_folder import FolderError, read_folder
 
 
 def picture(h=20, w=20, c=3, seed=0, low=0, dtype=np.uint8):
@@ -147,7 +147,7 @@ def test_more_than_three_bad_files(root):
 
 def test_no_permission(root, monkeypatch):
     "Tests may run as root, whom nothing is forbidden: so the error is simulated."
-    from cnn_tricks import pictures
+    from cnn_tricks.data import decode as pictures
     opened = Image.open
 
     def guard(path, **kw):
@@ -436,7 +436,7 @@ def test_refused_size_types(root, size):
 
 def test_read_again_from_the_cache(root, cache, monkeypatch):
     first = read(root)
-    from cnn_tricks import folder
+    from cnn_tricks.data import image_folder as folder
     monkeypatch.setattr(folder, 'read_images', None)
     again = read(root)
     assert again.fingerprint == first.fingerprint and again.notes == first.notes

@@ -4,7 +4,7 @@ import copy, json, textwrap
 import pytest
 from form import RULES, ROOT, Notebook, complaints, rules_for
 
-from cnn_tricks.course import lessons
+from cnn_tricks.course.lesson import lessons
 
 NOTEBOOKS = [Notebook(p) for p in sorted((ROOT/'nbs').glob('*.ipynb'))]
 
@@ -73,7 +73,7 @@ def good():
             #| echo: false
             before_you_start('13_pooling', needs=['01_cnn'], able=['halve a feature map'])''', 'You need: 01',
              tags=['nbval-ignore-output']),
-        code('import torch\nfrom cnn_tricks.course import checker, answer'),
+        code('import torch\nfrom cnn_tricks.course.lesson import checker, answer'),
         md('## Halving'), md('Two by two becomes one, as `max()` says.'),
         code('x = torch.arange(4.)\nassert x.max() == 3\nx.max()', 'tensor(3.)'),
         code('#| fig-alt: a line that falls from left to right\nplot(x);', 'plot', image=True),

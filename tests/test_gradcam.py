@@ -13,16 +13,16 @@ from PIL import Image
 from torch import nn
 from training import StopAt, same
 
-from cnn_tricks.control import Interrupted
-from cnn_tricks.datasets import embedded
-from cnn_tricks.gradcam import WatchHeat, deletion_curve, grad_cam, heat_share, map_layers, network_input
-from cnn_tricks.heat import CARD, explain, overlay, show_heat
-from cnn_tricks.networks import networks
-from cnn_tricks.pictures import _decode
-from cnn_tricks.recipe import Recipe
-from cnn_tricks.result import load_trained
-from cnn_tricks.shapes import shapes
-from cnn_tricks.train import learner, train
+from cnn_tricks.core.run_control import Interrupted
+from cnn_tricks.data.datasets import embedded
+from cnn_tricks.tools.gradcam import WatchHeat, deletion_curve, grad_cam, heat_share, map_layers, network_input
+from cnn_tricks.tools.heat_overlay import CARD, explain, overlay, show_heat
+from cnn_tricks.nets.networks import networks
+from cnn_tricks.data.decode import _decode
+from cnn_tricks.core.recipe import Recipe
+from cnn_tricks.core.result import load_trained
+from cnn_tricks.data.drawn_shapes import shapes
+from cnn_tricks.core.train import learner, train
 
 TINY = Recipe(network='resnet', network_args=dict(width=4, blocks=[1]), batch_size=16, steps=9, channels_last=True)
 
@@ -341,9 +341,9 @@ def test_explain_as_a_command_would(trained, data, tmp_path):
     trained.save(tmp_path/'model')
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 90, 3), dtype=np.uint8)).save(tmp_path/'x.png')
     code = f'''
-from cnn_tricks.heat import explain
-from cnn_tricks.pictures import _decode
-from cnn_tricks.result import load_trained
+from cnn_tricks.tools.heat_overlay import explain
+from cnn_tricks.data.decode import _decode
+from cnn_tricks.core.result import load_trained
 t = load_trained({str(tmp_path/"model")!r})
 explain(t, _decode({str(tmp_path/"x.png")!r}, t.size, t.channels)).savefig({str(tmp_path/"heat.png")!r})'''
     command(sys.executable, '-c', code, cwd=tmp_path)

@@ -9,19 +9,19 @@ from fastai.optimizer import Adam as FastaiAdam
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-import cnn_tricks.allocator as allocator
-import cnn_tricks.autotune as tuning
-import cnn_tricks.hardware as hardware
-from cnn_tricks.allocator import memory_environment, memory_settings, set_memory
-from cnn_tricks.autotune import Look, Setting, autotune, candidates, current_setting, pick
-from cnn_tricks.cost import Timings
-from cnn_tricks.fused import FuseOptimizer, fuse, is_fused, match_layout
-from cnn_tricks.hardware import (FusedOptimizer, break_even, kind_of, lay_out, measured_peak,
+import cnn_tricks.tools.memory_allocator as allocator
+import cnn_tricks.tools.autotune as tuning
+import cnn_tricks.tricks.hardware as hardware
+from cnn_tricks.tools.memory_allocator import memory_environment, memory_settings, set_memory
+from cnn_tricks.tools.autotune import Look, Setting, autotune, candidates, current_setting, pick
+from cnn_tricks.measure.cost import Timings
+from cnn_tricks.core.fused_step import FuseOptimizer, fuse, is_fused, match_layout
+from cnn_tricks.tricks.hardware import (FusedOptimizer, break_even, kind_of, lay_out, measured_peak,
                                  step_operations, step_phases, utilisation)
-from cnn_tricks.recipe import Recipe, plan, tricks
-from cnn_tricks.shapes import shapes
-from cnn_tricks.steps import TrainingStep, is_channels_last
-from cnn_tricks.train import learner, train
+from cnn_tricks.core.recipe import Recipe, plan, tricks
+from cnn_tricks.data.drawn_shapes import shapes
+from cnn_tricks.core.training_step import TrainingStep, is_channels_last
+from cnn_tricks.core.train import learner, train
 
 DATA = shapes(160, size=(18, 23), seed=1)
 SMALL = Recipe(network='resnet', network_args=dict(width=4, blocks=(1, 1)), batch_size=8, steps=3)
@@ -131,8 +131,8 @@ def test_break_even():
 # the allocator: in fresh processes, since it is set for a whole process
 
 FAULTS = '''
-import sys, torch, cnn_tricks.allocator as a
-import cnn_tricks.hardware, cnn_tricks.autotune
+import sys, torch, cnn_tricks.tools.memory_allocator as a
+import cnn_tricks.tricks.hardware, cnn_tricks.tools.autotune
 assert a.memory_setting() == 'default'
 def faults(n=5, mib=48):
     counts = [a.page_faults()]
@@ -406,7 +406,7 @@ def test_what_cannot_win_is_not_tried(learn, clock, monkeypatch):
 
 
 def test_doctor_measures_and_leaves_no_setting():
-    from cnn_tricks.doctor import tuned_settings
+    from cnn_tricks.cli.doctor import tuned_settings
     rows = tuned_settings('cpu', seconds=0.2, batch_size=8)
     assert [r['network'] for r in rows] == ['article', 'resnet'] and allocator.memory_setting() == 'default'
     assert all(r['speed'] >= 1 and r['milliseconds'] > 0 and r['batch_size'] == 8 for r in rows)

@@ -12,10 +12,10 @@ from fastai.losses import CrossEntropyLossFlat
 from PIL import Image
 from torch import nn
 
-from cnn_tricks.data import ImageData, Part
-from cnn_tricks.items import as_part
-from cnn_tricks.loaders import ImageLoader, flip, image_loaders, shift
-from cnn_tricks import loaders as loaders_module
+from cnn_tricks.data.images import ImageData, Part
+from cnn_tricks.data.items import as_part
+from cnn_tricks.data.loaders import ImageLoader, flip, image_loaders, shift
+from cnn_tricks.data import loaders as loaders_module
 
 
 def make(n=24, size=(8, 6), channels=3, k=3, **kw):

@@ -12,21 +12,21 @@ from fastai.callback.core import Callback
 from scipy import stats
 
 import cnn_tricks
-from cnn_tricks.arms import Plain, Run, best_lr, plan_steps, read_plain
-from cnn_tricks.comparison import paired_t
-from cnn_tricks.control import Interrupted, RunControl
-from cnn_tricks.cost import _joules, _rapl, energy_counters, measure_costs, time_in_turns, training_costs
-from cnn_tricks.datasets import embedded
-from cnn_tricks.display import Shown, Table
-from cnn_tricks.loaders import ImageLoader
-from cnn_tricks.measure import Arm, Comparison, Ledger, compare, ledger, repeat, seeds_needed
-from cnn_tricks.networks import resnet
-from cnn_tricks.parts import optimizers, sgd
-from cnn_tricks.recipe import Card, FlipShift, Recipe, Trick, recipes, trick, tricks
-from cnn_tricks.records import code_hash, code_hashes, modules_used, record, recorded
-from cnn_tricks.registry import Registry, bounded
-from cnn_tricks.schedule import step
-from cnn_tricks.train import train
+from cnn_tricks.measure.repeated_runs import Plain, Run, best_lr, plan_steps, read_plain
+from cnn_tricks.measure.comparison import paired_t
+from cnn_tricks.core.run_control import Interrupted, RunControl
+from cnn_tricks.measure.cost import _joules, _rapl, energy_counters, measure_costs, time_in_turns, training_costs
+from cnn_tricks.data.datasets import embedded
+from cnn_tricks.base.display import Shown, Table
+from cnn_tricks.data.loaders import ImageLoader
+from cnn_tricks.measure.compare import Arm, Comparison, Ledger, compare, ledger, repeat, seeds_needed
+from cnn_tricks.nets.networks import resnet
+from cnn_tricks.core.components import optimizers, sgd
+from cnn_tricks.core.recipe import Card, FlipShift, Recipe, Trick, recipes, trick, tricks
+from cnn_tricks.measure.records import code_hash, code_hashes, modules_used, record, recorded
+from cnn_tricks.base.registry import Registry, bounded
+from cnn_tricks.tricks.schedule import step
+from cnn_tricks.core.train import train
 
 TINY = Recipe(network='resnet', network_args={'width': 4, 'blocks': [0, 1]}, steps=6, batch_size=16,
               schedule='one_cycle', lr=0.01)
@@ -185,7 +185,7 @@ def test_arms_take_turns_over_the_same_seeds(data, monkeypatch):
     def note(recipe, data, seed, **kw):
         done.append((bool(recipe.tricks), seed))
         return train(recipe, data, seed, **kw)
-    monkeypatch.setattr('cnn_tricks.arms.train', note)
+    monkeypatch.setattr('cnn_tricks.measure.repeated_runs.train', note)
     c = compare(TINY, FlipShift(), data, (3, 1, 4), **QUIET)
     assert done == [(False, 3), (True, 3), (True, 1), (False, 1), (False, 4), (True, 4)]
     assert c.base.seeds == c.trick.seeds == c.seeds == (3, 1, 4) and c.base.steps == c.trick.steps == 6
@@ -220,7 +220,7 @@ def test_budget_and_epochs(data):
 @pytest.mark.parametrize('budget', [{'steps': 12}, {'seconds': 0.2}])
 def test_equal_seconds(data, monkeypatch, budget):
     "Seconds a step are given here, so that the arithmetic can be checked: the trick's step costs 2.5 times as much."
-    monkeypatch.setattr('cnn_tricks.arms._step_seconds', lambda arms, *a: [0.01, 0.025])
+    monkeypatch.setattr('cnn_tricks.measure.repeated_runs._step_seconds', lambda arms, *a: [0.01, 0.025])
     c = compare(TINY, FlipShift(), data, (0,), budget=budget, equal='seconds', **QUIET)
     assert c.base.steps == (12 if 'steps' in budget else 20) and c.trick.steps == round(c.base.steps/2.5)
     assert (c.base.step_seconds, c.trick.step_seconds) == (0.01, 0.025)
@@ -243,7 +243,7 @@ def test_learning_rates_are_chosen_on_another_seed(data, monkeypatch):
     def note(recipe, data, seed, **kw):
         tried.append((recipe.lr, seed))
         return train(recipe, data, seed, **kw)
-    monkeypatch.setattr('cnn_tricks.arms.train', note)
+    monkeypatch.setattr('cnn_tricks.measure.repeated_runs.train', note)
     c = compare(TINY, FlipShift(), data, (5, 7), lrs=(1e-6, 0.01, 0.02), part='test', **QUIET)
     assert {s for _, s in tried[:6]} == {8} and {s for _, s in tried[6:]} == {5, 7}
     for a in (c.base, c.trick):
@@ -276,7 +276,7 @@ def test_seeds_are_checked(data, seeds):
 
 
 def test_delta_is_checked_before_the_runs(data, monkeypatch):
-    monkeypatch.setattr('cnn_tricks.arms.train', None)
+    monkeypatch.setattr('cnn_tricks.measure.repeated_runs.train', None)
     for delta in (0, -1, 1, math.nan):
         with pytest.raises(ValueError, match='delta='): compare(TINY, FlipShift(), data, delta=delta, **QUIET)
         with pytest.raises(ValueError, match='delta='): ledger(TINY, [FlipShift()], data, delta=delta, **QUIET)
@@ -313,7 +313,7 @@ def test_long_runs_leave_nothing_behind(data, monkeypatch):
         left.append(weakref.ref(node))
         time.sleep(1.05)
         return Run(seed, 0.5, 0.5, steps=6, seconds=1.)
-    monkeypatch.setattr(cnn_tricks.arms, '_trained_run', long_run)
+    monkeypatch.setattr(cnn_tricks.measure.repeated_runs, '_trained_run', long_run)
     repeat(TINY, data, (0,), **QUIET)
     assert len(left) == 1 and left[0]() is None
 
@@ -332,7 +332,7 @@ def test_ledger_shares_the_base_and_lists_refusals(data, toys, monkeypatch):
     def note(recipe, data, seed, **kw):
         runs.append(seed)
         return train(recipe, data, seed, **kw)
-    monkeypatch.setattr('cnn_tricks.arms.train', note)
+    monkeypatch.setattr('cnn_tricks.measure.repeated_runs.train', note)
     refuses = toys('_refuses', applies=lambda self, data, machine: 'not on a Sunday')
     clashes = toys('_clashes', recipe=lambda self, r: r.replace(lr=1.))
     both = TINY + clashes() + toys('_clashes_too', recipe=lambda self, r: r.replace(lr=2.))()
@@ -352,7 +352,7 @@ def test_ledger_names(data):
 
 
 def test_ledger_of_refusals_alone(data, toys, monkeypatch):
-    monkeypatch.setattr('cnn_tricks.arms.train', None)
+    monkeypatch.setattr('cnn_tricks.measure.repeated_runs.train', None)
     book = ledger(TINY, [toys('_refuses', applies=lambda *a: 'never')()], data, **QUIET)
     assert not book.comparisons and 'never' in book._repr_markdown_() and Ledger.from_dict(book.to_dict()) == book
     assert book.plot().figure
@@ -481,8 +481,8 @@ def test_hash_is_the_same_in_every_python():
 
 def test_where_a_name_comes_from_does_not_count():
     "A module of the package may move; what is taken from it, and what is taken from other packages, counts."
-    one = 'import os\nfrom .recipe import Recipe, plan\nfrom .train import train\ndef f():\n    import cnn_tricks.runs\n' \
-          '    return import_module("cnn_tricks.runs")\n'
+    one = 'import os\nfrom .recipe import Recipe, plan\nfrom .train import train\ndef f():\n    import cnn_tricks.cli.train\n' \
+          '    return import_module("cnn_tricks.cli.train")\n'
     other = 'from cnn_tricks.core.train import train\nimport os\nfrom ..core.recipe import plan\n' \
             'from ..core.steps import Recipe\ndef f():\n    import cnn_tricks.cli.train\n' \
             '    return import_module("cnn_tricks.cli.train")\n'
@@ -596,7 +596,7 @@ def test_energy_between_two_readings():
 
 def test_measured_energy(monkeypatch):
     readings = iter([({'p': (1., 9.)}, ''), ({'p': (3.5, 9.)}, '')])
-    monkeypatch.setattr('cnn_tricks.cost.energy_counters', lambda: next(readings))
+    monkeypatch.setattr('cnn_tricks.measure.cost.energy_counters', lambda: next(readings))
     spent = measure_costs(lambda: 42)
     assert spent.energy_joules == 2.5 and spent.result == 42 and 'all else that ran' in spent.notes[0]
 
@@ -665,7 +665,7 @@ def test_records_load(name):
 
 
 def test_records_module_alone_knows_every_kind():
-    code = 'from cnn_tricks.records import recorded; print(type(recorded("flip_shift").result).__name__)'
+    code = 'from cnn_tricks.measure.records import recorded; print(type(recorded("flip_shift").result).__name__)'
     assert run(sys.executable, '-W', 'ignore', '-c', code).strip() == 'dict'
 
 

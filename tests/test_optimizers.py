@@ -8,13 +8,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from cnn_tricks.datasets import embedded
-from cnn_tricks.descent import Lion, Muon, orthogonalize
-from cnn_tricks.networks import networks
-from cnn_tricks.optimizers import SwapOptimizer, convert_lr
-from cnn_tricks.parts import optimizers
-from cnn_tricks.recipe import Recipe, plan
-from cnn_tricks.train import learner, train
+from cnn_tricks.data.datasets import embedded
+from cnn_tricks.tricks.optimizer_classes import Lion, Muon, orthogonalize
+from cnn_tricks.nets.networks import networks
+from cnn_tricks.tricks.optimizers import SwapOptimizer, convert_lr
+from cnn_tricks.core.components import optimizers
+from cnn_tricks.core.recipe import Recipe, plan
+from cnn_tricks.core.train import learner, train
 
 ALL = 'sgd', 'adagrad', 'rmsprop', 'adam', 'adamw', 'lion', 'muon'
 SHAPES = (6, 3, 5, 5), (6,), (7, 6, 3, 1), (4, 7, 2, 3), (20, 5), (3, 20)  # not square, tall and wide; no depthwise

@@ -10,7 +10,7 @@ from fastai.callback.core import event
 from fastcore.docments import docments
 
 import cnn_tricks
-from cnn_tricks.records import _imports
+from cnn_tricks.measure.records import _imports
 
 FOLDER = Path(cnn_tricks.__file__).parent
 # the modules by name without the package's own: 'train', or 'core.train' for one in a folder

@@ -10,12 +10,12 @@ from fastai.optimizer import SGD as fastai_sgd
 from torch import nn
 from training import same
 
-from cnn_tricks.data import ImageData, Part
-from cnn_tricks.datasets import embedded
-from cnn_tricks.parts import optimizers
-from cnn_tricks.penalties import DecayWeights, L1Penalty, ShrinkToZero, WeightDecay, share_zero
-from cnn_tricks.recipe import Recipe, plan, tricks
-from cnn_tricks.train import learner, train
+from cnn_tricks.data.images import ImageData, Part
+from cnn_tricks.data.datasets import embedded
+from cnn_tricks.core.components import optimizers
+from cnn_tricks.tricks.penalties import DecayWeights, L1Penalty, ShrinkToZero, WeightDecay, share_zero
+from cnn_tricks.core.recipe import Recipe, plan, tricks
+from cnn_tricks.core.train import learner, train
 
 
 @pytest.fixture(scope='module')

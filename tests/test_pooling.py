@@ -6,15 +6,15 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from cnn_tricks.cnn import count_params
-from cnn_tricks.consistency import moved, shift_consistency, shift_test
-from cnn_tricks.data import Part
-from cnn_tricks.datasets import embedded
-from cnn_tricks.networks import networks
-from cnn_tricks.pooling import BlurPool, GlobalPool, Pooling, binomial, exchange_pooling, pool_globally
-from cnn_tricks.recipe import Recipe, plan
-from cnn_tricks.result import load_trained
-from cnn_tricks.train import train
+from cnn_tricks.nets.layer_costs import count_params
+from cnn_tricks.tools.shift_consistency import moved, shift_consistency, shift_test
+from cnn_tricks.data.images import Part
+from cnn_tricks.data.datasets import embedded
+from cnn_tricks.nets.networks import networks
+from cnn_tricks.tricks.pooling import BlurPool, GlobalPool, Pooling, binomial, exchange_pooling, pool_globally
+from cnn_tricks.core.recipe import Recipe, plan
+from cnn_tricks.core.result import load_trained
+from cnn_tricks.core.train import train
 
 KINDS = 'max', 'average', 'stride', 'blur'
 

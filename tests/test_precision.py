@@ -9,16 +9,18 @@ import torch.nn.functional as F
 from fastai.callback.core import Callback
 from torch import nn
 
-from cnn_tricks import number_formats, precision
-from cnn_tricks.arms import Arm, repeat
-from cnn_tricks.control import Interrupted
-from cnn_tricks.cost import Timings
-from cnn_tricks.datasets import embedded
-from cnn_tricks.networks import networks
-from cnn_tricks.number_formats import _choose
-from cnn_tricks.precision import Autocast, Precision, fastest_precision, kept_precision, lost_shares, rounding_error, seen_dtypes
-from cnn_tricks.recipe import Recipe
-from cnn_tricks.train import learner, train
+from cnn_tricks.measure import number_formats
+from cnn_tricks.tricks import precision
+from cnn_tricks.measure.repeated_runs import Arm, repeat
+from cnn_tricks.core.run_control import Interrupted
+from cnn_tricks.measure.cost import Timings
+from cnn_tricks.data.datasets import embedded
+from cnn_tricks.nets.networks import networks
+from cnn_tricks.measure.number_formats import _choose
+from cnn_tricks.tricks.precision import Autocast, Precision, fastest_precision, kept_precision, lost_shares
+from cnn_tricks.tricks.precision import rounding_error, seen_dtypes
+from cnn_tricks.core.recipe import Recipe
+from cnn_tricks.core.train import learner, train
 
 TINY = Recipe(network='resnet', network_args={'width': 4, 'blocks': [1]}, size=8, batch_size=8, steps=6, optimizer='sgd', lr=0.05)
 CPU = dict(device='cpu')
@@ -339,7 +341,7 @@ NEXT_PROCESS = """
 from functools import partial
 import torch, torch.nn.functional as F
 from fastai.losses import CrossEntropyLossFlat
-from cnn_tricks import number_formats as nf
+from cnn_tricks.measure import number_formats as nf
 measured = []
 nf.fastest_precision = lambda *args: measured.append(1) or nf.Choice('float32', 'because')
 net, x, y = torch.nn.Linear(3, 2), torch.zeros(4, 3), torch.zeros(4).long()

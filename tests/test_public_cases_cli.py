@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from test_cli import cnn_tricks, draw, server  # noqa: F401 (fixtures)
 
-from cnn_tricks.cli import main
-from cnn_tricks.complaints import UsageError
+from cnn_tricks.cli.main import main
+from cnn_tricks.cli.errors import UsageError
 
 SMALL = dict(network='resnet', network_args=dict(width=4, blocks=[0, 1], grid=2), optimizer='adamw', lr=.01, batch_size=8, steps=3)
 
@@ -43,7 +43,7 @@ def test_case_8_empty_argument(args, tmp_path, monkeypatch, capsys):
 def test_case_8_every_word_of_every_command():
     "No argument that takes text takes an empty one: those that a later command brings are asked, too."
     import argparse
-    from cnn_tricks.cli import parser
+    from cnn_tricks.cli.main import parser
     commands = next(a for a in parser()._actions if isinstance(a, argparse._SubParsersAction)).choices
     for name, p in commands.items():
         for a in p._actions:
@@ -52,7 +52,7 @@ def test_case_8_every_word_of_every_command():
 
 
 def test_case_8_functions_and_variables(cnn_tricks):
-    from cnn_tricks.options import read_recipe, run_folder, tried_device
+    from cnn_tricks.cli.run_options import read_recipe, run_folder, tried_device
     for f in read_recipe, run_folder, tried_device:
         with pytest.raises(UsageError): f('')
     assert 'WORLD_SIZE' in cnn_tricks('train', code=2, lines=1, WORLD_SIZE='two').err
@@ -62,7 +62,7 @@ def test_case_8_functions_and_variables(cnn_tricks):
 
 def test_case_9_claims_at_the_same_moment(tmp_path, monkeypatch):
     "Sixteen threads want a folder at once, many times over: each gets its own."
-    from cnn_tricks.run_claim import claimed
+    from cnn_tricks.cli.run_claim import claimed
     monkeypatch.chdir(tmp_path)
     n, claims = 16, []
     def take(k, start):
@@ -80,7 +80,7 @@ def test_case_9_claims_at_the_same_moment(tmp_path, monkeypatch):
 
 
 def test_case_9_one_of_two_gets_a_named_folder(tmp_path, monkeypatch):
-    from cnn_tricks.run_claim import claimed
+    from cnn_tricks.cli.run_claim import claimed
     monkeypatch.chdir(tmp_path)
     (tmp_path/'mine').mkdir()
     first = claimed('mine', Path('mine'), {})
@@ -114,8 +114,8 @@ def test_case_9_two_audits(photos, tmp_path):
 
 def test_case_9_a_run_goes_on_once(photos, tmp_path, cnn_tricks):
     "While one command works in a folder, another cannot go on there; when it has ended, it can."
-    from cnn_tricks.run_claim import RunClaim
-    from cnn_tricks.options import read_recipe
+    from cnn_tricks.cli.run_claim import RunClaim
+    from cnn_tricks.cli.run_options import read_recipe
     write(tmp_path)
     o = dict(epochs=None, minutes=None, steps=None, size=None, seed=1, batch_size=None, lr=None, no_baseline=True,
              folder=str(photos), recipe=read_recipe(str(tmp_path/'r.json')))
@@ -128,7 +128,7 @@ def test_case_9_a_run_goes_on_once(photos, tmp_path, cnn_tricks):
 
 
 def test_case_9_pictures_of_heat(tmp_path):
-    from cnn_tricks.commands import _own_file
+    from cnn_tricks.cli.predict_and_lessons import _own_file
     names, start = [], threading.Barrier(12)
     def take():
         start.wait()
@@ -208,8 +208,8 @@ def test_case_12_batch_norm_of_one_value(cnn_tricks, photos, tmp_path, command):
 FAILS = '''
 import sys
 from unittest import mock
-from cnn_tricks.cli import main
-import cnn_tricks.runs as runs, cnn_tricks.audit_runs as audit_runs
+from cnn_tricks.cli.main import main
+import cnn_tricks.cli.train as runs, cnn_tricks.cli.audit as audit_runs
 from fastai.callback.core import Callback
 kind = {kind}
 class Fails(Callback):
@@ -263,7 +263,7 @@ def test_case_12_a_note_that_was_cut(photos, tmp_path, cnn_tricks):
 # what was seen beside the cases
 
 def test_what_changed_in_a_recipe_is_said(photos, tmp_path, cnn_tricks):
-    from cnn_tricks.options import options_of, read_recipe
+    from cnn_tricks.cli.run_options import options_of, read_recipe
     folder = tmp_path/'run'
     folder.mkdir()
     write(tmp_path, 'my.json')
@@ -280,7 +280,7 @@ def test_what_changed_in_a_recipe_is_said(photos, tmp_path, cnn_tricks):
 def test_losses_stand_at_their_true_seconds():
     "A run that slowed down after its first epoch: the losses' axis is the one of the dots."
     from types import SimpleNamespace
-    from cnn_tricks.report import _per_step
+    from cnn_tricks.report.training import _per_step
     history = [dict(step=10, seconds=1.), dict(step=20, seconds=5.)]
     r = SimpleNamespace(history=history, steps=22, seconds=6., step_seconds=6/22)
     seconds, values = _per_step(r, list(range(22)))

@@ -8,21 +8,21 @@ from fastai.callback.core import Callback
 from fastai.callback.tracker import SaveModelCallback
 from training import StopAt, same
 
-from cnn_tricks.averaging import EMA, SWA, AverageWeights, averaging_fn, ema_decay
-from cnn_tricks.calibration import expected_calibration_error, reliability, temper
-from cnn_tricks.control import Interrupted, RunControl, RunState
-from cnn_tricks.data import ImageData, Part
-from cnn_tricks.datasets import embedded
-from cnn_tricks.finder import find_lr
-from cnn_tricks.networks import networks
-from cnn_tricks.parts import in_range, schedules
-from cnn_tricks.recipe import Card, FlipShift, Recipe, Trick, trick, tricks
-from cnn_tricks.registry import bounded
-from cnn_tricks.result import load_trained
-from cnn_tricks.schedule import OneCycle, UsedHypers, curve
-from cnn_tricks.stopping import EarlyStopping, KeepBest, LabelSmoothing
-from cnn_tricks.train import fit_steps, learner, steps_for, train
-from cnn_tricks.warmup import LinearWarmup, Warmup, warmup_factor
+from cnn_tricks.tricks.averaging import EMA, SWA, AverageWeights, averaging_fn, ema_decay
+from cnn_tricks.tools.calibration import expected_calibration_error, reliability, temper
+from cnn_tricks.core.run_control import Interrupted, RunControl, RunState
+from cnn_tricks.data.images import ImageData, Part
+from cnn_tricks.data.datasets import embedded
+from cnn_tricks.tools.lr_finder import find_lr
+from cnn_tricks.nets.networks import networks
+from cnn_tricks.core.components import in_range, schedules
+from cnn_tricks.core.recipe import Card, FlipShift, Recipe, Trick, trick, tricks
+from cnn_tricks.base.registry import bounded
+from cnn_tricks.core.result import load_trained
+from cnn_tricks.tricks.schedule import OneCycle, UsedHypers, curve
+from cnn_tricks.tricks.stopping import EarlyStopping, KeepBest, LabelSmoothing
+from cnn_tricks.core.train import fit_steps, learner, steps_for, train
+from cnn_tricks.tricks.warmup import LinearWarmup, Warmup, warmup_factor
 
 
 @pytest.fixture(scope='module')

@@ -9,10 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from cnn_tricks import pictures
-from cnn_tricks.data import ImageData
-from cnn_tricks.folder import FolderError, read_folder
-from cnn_tricks.layout import _part
+from cnn_tricks.data import decode as pictures
+from cnn_tricks.data.images import ImageData
+from cnn_tricks.data.image_folder import FolderError, read_folder
+from cnn_tricks.data.folder_layout import _part
 
 
 def draw(folder, n=4, name='{}.png', seed=0, size=12):
@@ -368,9 +368,9 @@ def test_case_4_bytes_and_deep_pictures_side_by_side(root):
 
 def test_case_4_white_travels_with_the_trained_network(root, tmp_path):
     "predict scales a file as training scaled its own; a file that is brighter than all of those is refused."
-    from cnn_tricks.recipe import Recipe
-    from cnn_tricks.result import load_trained
-    from cnn_tricks.train import train
+    from cnn_tricks.core.recipe import Recipe
+    from cnn_tricks.core.result import load_trained
+    from cnn_tricks.core.train import train
     data = read(deep(root, (RAMP*16).astype(np.uint16), png), size=20)
     result = train(Recipe(steps=1, batch_size=4), data, device='cpu', progress=False)
     assert result.trained.ranges == data.ranges == {'16': 4095}
@@ -379,17 +379,17 @@ def test_case_4_white_travels_with_the_trained_network(root, tmp_path):
     assert trained.ranges == {'16': 4095}
     dim, bright = np.full((12, 12), 200, np.uint16), np.full((12, 12), 60000, np.uint16)
     png(dim, tmp_path/'dim'), png(bright, tmp_path/'bright')
-    from cnn_tricks.commands import _picture
+    from cnn_tricks.cli.predict_and_lessons import _picture
     assert (_picture(tmp_path/'dim.png', trained) == 200*255//4095).all()
     assert _picture(tmp_path/'bright.png', trained) == 'holds values up to 60,000, where white was 4,095 in training'
 
 
 def test_case_4_networks_saved_before_still_predict(root, tmp_path):
     import json
-    from cnn_tricks.commands import _picture
-    from cnn_tricks.recipe import Recipe
-    from cnn_tricks.result import load_trained
-    from cnn_tricks.train import train
+    from cnn_tricks.cli.predict_and_lessons import _picture
+    from cnn_tricks.core.recipe import Recipe
+    from cnn_tricks.core.result import load_trained
+    from cnn_tricks.core.train import train
     train(Recipe(steps=1, batch_size=4), read(classes(root, n=10), size=20), device='cpu', progress=False).trained.save(tmp_path/'m')
     about = json.loads((tmp_path/'m'/'recipe.json').read_text())
     del about['data']['ranges']
@@ -417,7 +417,7 @@ def test_case_5_a_file_that_failed_is_tried_again(root, monkeypatch):
 
 
 def test_case_5_files_that_were_read_are_not_decoded_again(root, monkeypatch):
-    from cnn_tricks import folder
+    from cnn_tricks.data import image_folder as folder
     classes(root)
     (root/'cat'/'bad.png').write_text('no')
     first = read(root)
@@ -427,7 +427,7 @@ def test_case_5_files_that_were_read_are_not_decoded_again(root, monkeypatch):
 
 
 def test_case_5_another_decoder_reads_anew(root, monkeypatch):
-    from cnn_tricks import folder
+    from cnn_tricks.data import image_folder as folder
     classes(root)
     read(root)
     asked, reading = [], folder.read_images

@@ -6,19 +6,20 @@ import numpy as np
 import pytest
 import torch
 
-from cnn_tricks.arms import Arm, Run
-from cnn_tricks.averaging import EMA
-from cnn_tricks.datasets import embedded
-from cnn_tricks.measure import Comparison, Ledger
-from cnn_tricks.optimizers import SwapOptimizer
-from cnn_tricks.options import read_recipe
-from cnn_tricks.race import (CHANGES, STACK, add_one, contrast, holm, interaction, leave_one_out, stack, target_table,
+from cnn_tricks.measure.repeated_runs import Arm, Run
+from cnn_tricks.tricks.averaging import EMA
+from cnn_tricks.data.datasets import embedded
+from cnn_tricks.measure.compare import Comparison, Ledger
+from cnn_tricks.tricks.optimizers import SwapOptimizer
+from cnn_tricks.cli.run_options import read_recipe
+from cnn_tricks.tricks.race import (
+    CHANGES, STACK, add_one, contrast, holm, interaction, leave_one_out, stack, target_table,
                              time_to_target)
-from cnn_tricks.race_ledger import all_recorded
-from cnn_tricks.recipe import Recipe, recipes
-from cnn_tricks.records import record
-from cnn_tricks.result import build_network
-from cnn_tricks.train import train
+from cnn_tricks.studies.all_records import all_recorded
+from cnn_tricks.core.recipe import Recipe, recipes
+from cnn_tricks.measure.records import record
+from cnn_tricks.core.result import build_network
+from cnn_tricks.core.train import train
 
 BASE = Recipe(epochs=1)
 

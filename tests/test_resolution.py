@@ -10,11 +10,12 @@ from fastai.learner import Learner
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
-from cnn_tricks.recipe import FlipShift, Recipe, tricks
-from cnn_tricks.resizing import augment_some, eased_strength, norm_layers, progressive_size, recalibrate_bn, resize_images
-from cnn_tricks.resolution import ProgressiveResizing, SmallFirst
-from cnn_tricks.shapes import shapes
-from cnn_tricks.train import train
+from cnn_tricks.core.recipe import FlipShift, Recipe, tricks
+from cnn_tricks.nets.resizing import augment_some, eased_strength, norm_layers, progressive_size, recalibrate_bn
+from cnn_tricks.nets.resizing import resize_images
+from cnn_tricks.tricks.resolution import ProgressiveResizing, SmallFirst
+from cnn_tricks.data.drawn_shapes import shapes
+from cnn_tricks.core.train import train
 
 SIZE = 24, 20
 

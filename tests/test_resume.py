@@ -6,9 +6,9 @@ import pytest
 import torch
 from common import run
 
-from cnn_tricks.datasets import embedded
-from cnn_tricks.machine import machine
-from cnn_tricks.recipe import tricks
+from cnn_tricks.data.datasets import embedded
+from cnn_tricks.base.machine import machine
+from cnn_tricks.core.recipe import tricks
 
 STEPS, PER_EPOCH, KILL_AT = 14, 6, 9  # three epochs, the last one short; killed in the middle of the second
 
@@ -16,8 +16,8 @@ STEPS, PER_EPOCH, KILL_AT = 14, 6, 9  # three epochs, the last one short; killed
 TOY = '''
 import torch
 from fastai.callback.core import Callback
-from cnn_tricks.recipe import Card, Trick, trick
-from cnn_tricks.registry import bounded
+from cnn_tricks.core.recipe import Card, Trick, trick
+from cnn_tricks.base.registry import bounded
 
 class Average(Callback):
     def __init__(self, decay): self.decay, self.kept = decay, None
@@ -44,10 +44,10 @@ class ToyAverage(Trick):
 SERVER = TOY + '''
 import json, os, signal, sys, time, warnings
 warnings.simplefilter('ignore')
-from cnn_tricks.datasets import embedded
-from cnn_tricks.recipe import Recipe, tricks
-from cnn_tricks.result import load_trained
-from cnn_tricks.train import train
+from cnn_tricks.data.datasets import embedded
+from cnn_tricks.core.recipe import Recipe, tricks
+from cnn_tricks.core.result import load_trained
+from cnn_tricks.core.train import train
 tricks.names()
 torch.optim.Adam([torch.zeros(1)])
 DATA = embedded().subset(16*PER_EPOCH).subset(100, parts=('valid',))
@@ -172,14 +172,14 @@ def test_a_trick_is_one_module(tmp_path):
         warnings.simplefilter('ignore')
         import cnn_tricks
         cnn_tricks.__path__.append({str(tmp_path)!r})
-        from cnn_tricks.recipe import Recipe
+        from cnn_tricks.core.recipe import Recipe
         recipe = Recipe.from_json('{{"steps": 4, "batch_size": 16, "tricks": [{{"name": "toy_average", "decay": 0.5}}]}}')
         assert 'cnn_tricks.toy' in sys.modules
-        from cnn_tricks.datasets import embedded
-        from cnn_tricks.measure import compare
-        from cnn_tricks.pages import tricks_table
-        from cnn_tricks.recipe import tricks
-        from cnn_tricks.train import train
+        from cnn_tricks.data.datasets import embedded
+        from cnn_tricks.measure.compare import compare
+        from cnn_tricks.course.tables import tricks_table
+        from cnn_tricks.core.recipe import tricks
+        from cnn_tricks.core.train import train
         data = embedded().subset(64).subset(50, parts=('valid',))
         result, plain = (train(r, data, progress=False) for r in (recipe, recipe.replace(tricks=())))
         differs = any((a != b).any() for a, b in zip(*(r.trained.model.parameters() for r in (result, plain))))

@@ -7,12 +7,12 @@ import torch
 from fastai.callback.schedule import SchedCos, SchedExp
 from fastai.callback.training import GradientAccumulation
 
-from cnn_tricks.datasets import embedded
-from cnn_tricks.finder import find_lr
-from cnn_tricks.parts import schedules
-from cnn_tricks.recipe import Recipe, plan
-from cnn_tricks.schedule import OneCycle, UsedHypers, cosine, curve, exponential, step, wsd
-from cnn_tricks.train import fit_steps, learner, train
+from cnn_tricks.data.datasets import embedded
+from cnn_tricks.tools.lr_finder import find_lr
+from cnn_tricks.core.components import schedules
+from cnn_tricks.core.recipe import Recipe, plan
+from cnn_tricks.tricks.schedule import OneCycle, UsedHypers, cosine, curve, exponential, step, wsd
+from cnn_tricks.core.train import fit_steps, learner, train
 
 FRACTIONS = np.linspace(0, 1, 41)
 OURS = 'step', 'exponential', 'cosine', 'wsd', 'one_cycle'

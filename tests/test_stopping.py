@@ -13,14 +13,14 @@ from fastai.callback.tracker import EarlyStoppingCallback
 from scipy.optimize import minimize_scalar
 from training import StopAt, same
 
-from cnn_tricks.calibration import expected_calibration_error, fit_temperature, reliability, temper
-from cnn_tricks.control import Interrupted
-from cnn_tricks.data import ImageData, Part
-from cnn_tricks.datasets import embedded
-from cnn_tricks.parts import losses
-from cnn_tricks.recipe import Recipe, plan, tricks
-from cnn_tricks.stopping import EarlyStopping, KeepBest, LabelSmoothing
-from cnn_tricks.train import fit_steps, learner, train
+from cnn_tricks.tools.calibration import expected_calibration_error, fit_temperature, reliability, temper
+from cnn_tricks.core.run_control import Interrupted
+from cnn_tricks.data.images import ImageData, Part
+from cnn_tricks.data.datasets import embedded
+from cnn_tricks.core.components import losses
+from cnn_tricks.core.recipe import Recipe, plan, tricks
+from cnn_tricks.tricks.stopping import EarlyStopping, KeepBest, LabelSmoothing
+from cnn_tricks.core.train import fit_steps, learner, train
 
 
 @pytest.fixture(scope='module')

@@ -6,10 +6,10 @@ import pytest
 import torch
 from scipy import stats
 
-from cnn_tricks.data import ImageData, Part
-from cnn_tricks.datasets import embedded
-from cnn_tricks.shapes import shapes
-from cnn_tricks.subset import images_needed, rank_agreement, regret, some_classes, successive_halving
+from cnn_tricks.data.images import ImageData, Part
+from cnn_tricks.data.datasets import embedded
+from cnn_tricks.data.drawn_shapes import shapes
+from cnn_tricks.tools.proxies import images_needed, rank_agreement, regret, some_classes, successive_halving
 
 
 def by_loop(part, names, wanted):

@@ -11,17 +11,18 @@ from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from torch.utils.data import DataLoader, TensorDataset
 
-from cnn_tricks import control, loaders
-from cnn_tricks.control import Interrupted, RunControl, TrainingDiverged
-from cnn_tricks.data import ImageData
-from cnn_tricks.datasets import embedded
-from cnn_tricks.averaging import EMA
-from cnn_tricks.loaders import stream_seed
-from cnn_tricks.networks import networks
-from cnn_tricks.recipe import Card, FlipShift, Recipe, Trick, trick, tricks
-from cnn_tricks.schedule import UsedHypers, curve
-from cnn_tricks.stopping import EarlyStopping
-from cnn_tricks.train import fit_steps, learner, steps_for, train
+from cnn_tricks.core import run_control as control
+from cnn_tricks.data import loaders
+from cnn_tricks.core.run_control import Interrupted, RunControl, TrainingDiverged
+from cnn_tricks.data.images import ImageData
+from cnn_tricks.data.datasets import embedded
+from cnn_tricks.tricks.averaging import EMA
+from cnn_tricks.data.loaders import stream_seed
+from cnn_tricks.nets.networks import networks
+from cnn_tricks.core.recipe import Card, FlipShift, Recipe, Trick, trick, tricks
+from cnn_tricks.tricks.schedule import UsedHypers, curve
+from cnn_tricks.tricks.stopping import EarlyStopping
+from cnn_tricks.core.train import fit_steps, learner, steps_for, train
 
 CARD = Card('A toy.', 'In tests.', 'Elsewhere.', 'None.', 'None.')
 SMALL = Recipe(network='resnet', network_args={'width': 4}, steps=24, batch_size=16, schedule='one_cycle')

@@ -11,13 +11,14 @@ from fastai.metrics import accuracy
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
-from cnn_tricks.data import ImageData, Part
-from cnn_tricks.datasets import embedded
-from cnn_tricks.networks import networks
-from cnn_tricks.pretrained import Pretrained, load_body, parameter_groups, pretrained, split_head
-from cnn_tricks.recipe import Recipe, plan
-from cnn_tricks.train import learner, train
-from cnn_tricks.transfer import SOURCE, TARGET, FineTune, frozen_features, linear_probe, rotation_task, take_classes
+from cnn_tricks.data.images import ImageData, Part
+from cnn_tricks.data.datasets import embedded
+from cnn_tricks.nets.networks import networks
+from cnn_tricks.nets.pretrained import Pretrained, load_body, parameter_groups, pretrained, split_head
+from cnn_tricks.core.recipe import Recipe, plan
+from cnn_tricks.core.train import learner, train
+from cnn_tricks.tricks.transfer import SOURCE, TARGET, FineTune, frozen_features, linear_probe, rotation_task
+from cnn_tricks.tricks.transfer import take_classes
 
 SHIPPED = 'fashion', 'rotation'
 
@@ -36,7 +37,7 @@ def noise(n=12, channels=1, size=(28, 28), k=3, seed=0):
 
 @pytest.mark.parametrize('name', SHIPPED)
 def test_shipped_weights(name):
-    folder = files('cnn_tricks.embedded')
+    folder = files('cnn_tricks.data.embedded')
     about = json.loads((folder/f'pretrained_{name}.json').read_text())
     packed = (folder/f'pretrained_{name}.safetensors').read_bytes()
     assert hashlib.sha256(packed).hexdigest() == about['sha256'] and len(packed) < 200_000
@@ -60,7 +61,7 @@ def test_labels_were_learned():
 
 
 def test_damage_is_noticed(monkeypatch):
-    from cnn_tricks import pretrained as module
+    from cnn_tricks.nets import pretrained as module
     module._shipped.cache_clear()
     monkeypatch.setattr(module, 'load', None)  # not reached
     monkeypatch.setattr(module.hashlib, 'sha256', lambda b: hashlib.md5(b))
@@ -206,7 +207,7 @@ def test_agrees_with_fastai(target):
     trick = FineTune(lr_mult=100.)
     t = Trace()
     result = train(BASE.replace(steps=20) + trick, target, 3, progress=False, cbs=[t])
-    from cnn_tricks.control import RunControl, RunState
+    from cnn_tricks.core.run_control import RunControl, RunState
     other = Trace()
     learn = learner(BASE.replace(steps=20) + trick, target, 3, device='cpu',
                     cbs=[RunControl(RunState(20, 3)), other])

@@ -7,16 +7,16 @@ import torch
 from common import run
 from scipy import stats
 
-from cnn_tricks.arms import Arm, read_plain
-from cnn_tricks.comparison import Comparison
-from cnn_tricks.data import ImageData, Part
-from cnn_tricks.datasets import embedded
-from cnn_tricks.measure import Ledger
-from cnn_tricks.leakage import find_duplicates, image_losses, membership_advantage
-from cnn_tricks.recipe import FlipShift, Recipe, recipes
-from cnn_tricks.records import record, recorded
-from cnn_tricks.train import train
-from cnn_tricks.validate import FoldComparison, accuracy_interval, corrected_t, kfold_compare, mcnemar
+from cnn_tricks.measure.repeated_runs import Arm, read_plain
+from cnn_tricks.measure.comparison import Comparison
+from cnn_tricks.data.images import ImageData, Part
+from cnn_tricks.data.datasets import embedded
+from cnn_tricks.measure.compare import Ledger
+from cnn_tricks.tools.leakage import find_duplicates, image_losses, membership_advantage
+from cnn_tricks.core.recipe import FlipShift, Recipe, recipes
+from cnn_tricks.measure.records import record, recorded
+from cnn_tricks.core.train import train
+from cnn_tricks.measure.cross_validation import FoldComparison, accuracy_interval, corrected_t, kfold_compare, mcnemar
 
 
 # an accuracy and its interval
@@ -150,8 +150,8 @@ def test_the_verdict_follows_the_corrected_interval():
 
 
 def test_a_record_of_folds_is_known_without_the_lesson():
-    code = ('from cnn_tricks.records import recorded; c = recorded("validate_kfold").result; '
-            'from cnn_tricks.race_ledger import all_recorded; t = all_recorded(); '
+    code = ('from cnn_tricks.measure.records import recorded; c = recorded("validate_kfold").result; '
+            'from cnn_tricks.studies.all_records import all_recorded; t = all_recorded(); '
             'e = next(c for n, _, c in t.entries if n == "validate_kfold"); assert e == c; print(type(c).__name__, c.interval)')
     said = run(sys.executable, '-W', 'ignore', '-c', code).split(maxsplit=1)
     kept = recorded('validate_kfold').result

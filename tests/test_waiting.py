@@ -3,7 +3,7 @@ import json, os, subprocess, sys
 
 import pytest
 
-from cnn_tricks.waiting import busy_line, is_busy, waiting_variables
+from cnn_tricks.cli.wait_policy import busy_line, is_busy, waiting_variables
 
 NAMES = 'OMP_WAIT_POLICY', 'GOMP_SPINCOUNT', 'OMP_NUM_THREADS'
 
@@ -22,9 +22,9 @@ def environment(code, **env):
     clean = {k: v for k, v in os.environ.items() if k not in NAMES}
     code = f'''
 import json, os, sys
-import cnn_tricks.waiting
-cnn_tricks.waiting.busy_cores = lambda seconds=0: float(os.environ['BUSY'])
-cnn_tricks.waiting._cores = lambda: 2
+import cnn_tricks.cli.wait_policy
+cnn_tricks.cli.wait_policy.busy_cores = lambda seconds=0: float(os.environ['BUSY'])
+cnn_tricks.cli.wait_policy._cores = lambda: 2
 {code}
 print(json.dumps([{{k: os.environ[k] for k in {NAMES} if k in os.environ}}, 'torch' in sys.modules]))'''
     r = subprocess.run([sys.executable, '-c', code], env={'BUSY': '1.9', **clean, **env}, text=True, capture_output=True)
@@ -43,7 +43,7 @@ class Look:
     def find_spec(self, name, *args):
         if name == 'torch': seen.append(os.environ.get('OMP_WAIT_POLICY'))
 sys.meta_path.insert(0, Look())
-from cnn_tricks.cli import main
+from cnn_tricks.cli.main import main
 main({words})
 assert seen == [os.environ.get('OMP_WAIT_POLICY')], seen'''
     assert environment(call) == [{'OMP_WAIT_POLICY': 'PASSIVE'}, True]
@@ -51,7 +51,7 @@ assert seen == [os.environ.get('OMP_WAIT_POLICY')], seen'''
 
 def test_quiet_or_chosen_or_loaded():
     "Nothing is set on a quiet machine, where the user has chosen, and where torch is loaded; the threads' number never."
-    call = 'cnn_tricks.waiting.set_waiting()'
+    call = 'cnn_tricks.cli.wait_policy.set_waiting()'
     assert environment(call) == [{'OMP_WAIT_POLICY': 'PASSIVE'}, False]
     assert environment(call, BUSY='0.1') == [{}, False]
     assert environment(call, OMP_WAIT_POLICY='ACTIVE') == [{'OMP_WAIT_POLICY': 'ACTIVE'}, False]
@@ -61,12 +61,12 @@ def test_quiet_or_chosen_or_loaded():
 
 
 def test_imports_and_light_commands_choose_nothing():
-    assert environment('import cnn_tricks.registry as r; r.import_modules()\nimport cnn_tricks.runs, cnn_tricks.doctor, cnn_tricks.audit_runs') == [{}, True]
-    assert environment('from cnn_tricks.cli import main\nmain(["--version"]); main(["train", "nowhere"]); main(["lessons", ""])') == [{}, False]
+    assert environment('import cnn_tricks.base.registry as r; r.import_modules()\nimport cnn_tricks.cli.train, cnn_tricks.cli.doctor, cnn_tricks.cli.audit') == [{}, True]
+    assert environment('from cnn_tricks.cli.main import main\nmain(["--version"]); main(["train", "nowhere"]); main(["lessons", ""])') == [{}, False]
 
 
 def test_doctor_tells(capsys):
-    from cnn_tricks import doctor
+    from cnn_tricks.cli import doctor
     found = doctor.diagnosis(measure=False)
     assert found['busy'] >= 0
     for busy, cores, word in (.1, 2, 'quiet: '), (1.9, 2, 'busy: '):
@@ -76,7 +76,7 @@ def test_doctor_tells(capsys):
 
 def test_busy_cores_sees_another_process():
     "A process that spins is seen, by more than is there without it; the most of several looks, as others may be busy too."
-    from cnn_tricks.waiting import busy_cores
+    from cnn_tricks.cli.wait_policy import busy_cores
     p = subprocess.Popen([sys.executable, '-c', 'while True: pass'])
     try: assert max(busy_cores(.3) for _ in range(5)) > .3
     finally:

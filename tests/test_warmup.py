@@ -8,13 +8,13 @@ from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from torch import nn
 
-from cnn_tricks.datasets import embedded
-from cnn_tricks.first_steps import StepProbe
-from cnn_tricks.networks import networks
-from cnn_tricks.recipe import Recipe
-from cnn_tricks.schedule import OneCycle, UsedHypers, curve
-from cnn_tricks.train import fit_steps, learner, train
-from cnn_tricks.warmup import LinearWarmup, Warmup, warmup_factor
+from cnn_tricks.data.datasets import embedded
+from cnn_tricks.tools.step_probe import StepProbe
+from cnn_tricks.nets.networks import networks
+from cnn_tricks.core.recipe import Recipe
+from cnn_tricks.tricks.schedule import OneCycle, UsedHypers, curve
+from cnn_tricks.core.train import fit_steps, learner, train
+from cnn_tricks.tricks.warmup import LinearWarmup, Warmup, warmup_factor
 
 
 @pytest.fixture(scope='module')

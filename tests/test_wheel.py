@@ -27,11 +27,11 @@ def test_wheel_is_complete(wheel):
         | {f'cnn_tricks/results/{p.name}' for p in ROOT.glob('results/*.json')} \
         | {f'cnn_tricks/{p.relative_to(ROOT/"cnn_tricks").as_posix()}' for p in ROOT.glob('cnn_tricks/**/*')
            if p.is_file() and p.suffix != '.pyc'}
-    assert 'cnn_tricks/embedded/fashion.xz' in wanted and not wanted - names
+    assert 'cnn_tricks/data/embedded/fashion.xz' in wanted and not wanted - names
     stray = {n for n in names if not n.startswith('cnn_tricks/') and '.dist-info/' not in n}
     assert not stray
     licences = {n.split('/licenses/')[1] for n in names if '/licenses/' in n}
-    assert licences == {'LICENSE', 'cnn_tricks/embedded/LICENSE-fashion-mnist'}
+    assert licences == {'LICENSE', 'cnn_tricks/data/embedded/LICENSE-fashion-mnist'}
 
 
 def test_requirements_of_each_extra(wheel):
@@ -53,7 +53,7 @@ def test_requirements_of_each_extra(wheel):
 def test_embedded_data(installed, tmp_path):
     code = '''
 import json, cnn_tricks
-from cnn_tricks.datasets import embedded
+from cnn_tricks.data.datasets import embedded
 d = embedded()
 sizes = [len(p) for p in (d.train, d.valid, d.test)]
 print(json.dumps([cnn_tricks.__file__, sizes, list(d.train.x.shape[1:]), d.n_classes]))'''
@@ -62,8 +62,8 @@ print(json.dumps([cnn_tricks.__file__, sizes, list(d.train.x.shape[1:]), d.n_cla
 
 
 def test_embedded_checksum(wheel):
-    about = json.loads(wheel.read('cnn_tricks/embedded/fashion.json'))
-    assert hashlib.sha256(wheel.read('cnn_tricks/embedded/fashion.xz')).hexdigest() == about['sha256']
+    about = json.loads(wheel.read('cnn_tricks/data/embedded/fashion.json'))
+    assert hashlib.sha256(wheel.read('cnn_tricks/data/embedded/fashion.xz')).hexdigest() == about['sha256']
 
 
 def test_commands(installed, dist, tmp_path):

@@ -1,0 +1,1 @@
+"What everything else stands on: registries, checked fields, the machine, tables, paths."

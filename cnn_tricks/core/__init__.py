@@ -1,0 +1,1 @@
+"What a run is: the recipe, its components, the control of the run, training, the result."

@@ -1,0 +1,1 @@
+"What lessons need to be lessons: checkers, answers, and the tables of the course."

@@ -1,0 +1,1 @@
+"Is it better? Repeated runs, paired and cross-validated comparisons, records, costs."

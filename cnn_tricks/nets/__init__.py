@@ -1,0 +1,1 @@
+"Networks by name, what their layers cost, and how to change them."

@@ -1,0 +1,1 @@
+"Questions that take many runs: the audit of tricks on one's own images, the table of all records."

@@ -1,0 +1,1 @@
+"The tricks: one module a trick or a family, named like its lesson."
