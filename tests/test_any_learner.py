@@ -2,8 +2,10 @@
 
 Callbacks and functions are found by introspection, so a new one is tested too; what needs arguments is listed below.
 """
-import copy, inspect, random, sys
+import copy, inspect, random
 from functools import partial
+from importlib import import_module
+from pkgutil import walk_packages
 
 import numpy as np
 import pytest
@@ -22,6 +24,7 @@ from PIL import Image
 from rich.console import Console
 from torch import nn
 
+import cnn_tricks
 from cnn_tricks.tricks.activations import LSUVInit, replace_activations
 from cnn_tricks.tools.autotune import Setting, autotune, current_setting
 from cnn_tricks.tricks.averaging import AverageWeights
@@ -38,7 +41,6 @@ from cnn_tricks.tricks.hardware import lay_out, step_operations, step_phases, ut
 from cnn_tricks.tricks.penalties import DecayWeights, ShrinkToZero
 from cnn_tricks.tricks.precision import Autocast
 from cnn_tricks.core.recipe import Recipe
-from cnn_tricks.base.registry import import_modules
 from cnn_tricks.tricks.resolution import ProgressiveResizing
 from cnn_tricks.cli.train import RunBar
 from cnn_tricks.core.fitting import FitCallback, StepLimit, limited, planned_steps
@@ -61,7 +63,7 @@ CHANGES = {LSUVInit, AverageWeights, ShrinkToZero, DecayWeights, Autocast, Progr
 OPT = {FuseOptimizer: adamw} # fastai's own optimisers have no fused version
 
 
-def modules(): return [m for m in (*import_modules(), sys.modules['cnn_tricks.base.registry']) if m.__name__ != 'cnn_tricks.all']
+def modules(): return [import_module(m.name) for m in walk_packages(cnn_tricks.__path__, 'cnn_tricks.') if '._' not in m.name]
 
 
 def public(kind):

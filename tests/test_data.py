@@ -435,13 +435,13 @@ def test_registry(toys):
 
 
 def test_only_folders_that_register_are_imported(tmp_path, monkeypatch):
-    "A module beside the others, and one in such a folder; none that starts with _, none of another folder."
+    "A module in such a folder; none that starts with _, none beside the folders, none of another folder."
     for name in 'beside', 'homely/__init__', 'homely/found', 'homely/_hidden', 'other/__init__', 'other/left':
         (tmp_path/name).parent.mkdir(exist_ok=True)
         (tmp_path/f'{name}.py').write_text('"A module of a test"')
     monkeypatch.setattr('cnn_tricks.__path__', [str(tmp_path)])
-    monkeypatch.setattr(registry, '_homes', {'homely'})
-    try: assert [m.__name__ for m in registry.import_modules()] == ['cnn_tricks.beside', 'cnn_tricks.homely.found']
+    monkeypatch.setattr(registry, '_homes', ('homely',))
+    try: assert [m.__name__ for m in registry.import_modules()] == ['cnn_tricks.homely.found']
     finally:
         for name in [n for n in sys.modules if n.startswith(('cnn_tricks.beside', 'cnn_tricks.homely'))]: del sys.modules[name]
 

@@ -16,7 +16,7 @@ FOLDER = Path(cnn_tricks.__file__).parent
 # the modules by name without the package's own: 'train', or 'core.train' for one in a folder
 SOURCES = {'.'.join(p.relative_to(FOLDER).with_suffix('').parts): p.read_text(encoding='utf-8')
            for p in sorted(FOLDER.rglob('*.py')) if not p.stem.startswith('_')}
-PARTS = [name for name in SOURCES if name != 'all']  # `all` only gathers the others
+PARTS = list(SOURCES)
 
 
 def fresh(code, tmp_path):
@@ -47,6 +47,28 @@ def test_package_alone_is_light(tmp_path):
     loaded = fresh('import cnn_tricks; print(json.dumps(sorted(sys.modules)))', tmp_path)
     heavy = {'torch', 'fastai', 'fastcore', 'numpy', 'pandas', 'matplotlib', 'scipy', 'PIL', 'rich'}
     assert sorted(heavy & set(loaded)) == []
+
+
+def test_public_face(tmp_path):
+    "The names of `__all__` come from the modules that define them, when asked for, and stay what they are."
+    code = '''
+import cnn_tricks
+early = 'torch' in sys.modules
+from cnn_tricks import *
+from cnn_tricks.core import recipe, train as training
+from cnn_tricks.measure import compare as comparing
+from cnn_tricks.studies import audit as auditing
+import cnn_tricks.tricks.pooling as pooling
+same = [cnn_tricks.Recipe is recipe.Recipe, Trick is recipe.Trick, recipes is recipe.recipes, train is training.train,
+        cnn_tricks.learner is training.learner, compare is comparing.compare, cnn_tricks.audit is auditing.audit,
+        'embedded' in datasets, 'resnet' in networks, tricks is cnn_tricks.tricks, tricks['pooling'] is pooling.Pooling,
+        'pooling' in tricks, list(tricks) == recipe.tricks.names(), len(tricks) == len(recipe.tricks)]
+try: cnn_tricks.trian
+except AttributeError as e: said = str(e)
+print(json.dumps([early, same, said, sorted(set(cnn_tricks.__all__) - set(dir(cnn_tricks)))]))
+'''
+    early, same, said, missing = fresh(code, tmp_path)
+    assert not early and all(same) and "no attribute 'trian'" in said and not missing
 
 
 @pytest.mark.parametrize('name', SOURCES)
