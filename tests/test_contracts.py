@@ -24,3 +24,11 @@ def test_every_folder_says_what_it_is_for():
     for folder in FOLDERS:
         said = ast.get_docstring(ast.parse((folder/'__init__.py').read_text(encoding='utf-8')))
         assert said and len(said.splitlines()) == 1 and len(said) > 20, folder.name
+
+
+def test_every_module_says_what_it_is_for():
+    "In its first line, in words of its own."
+    modules = [p for p in (ROOT/'cnn_tricks').rglob('*.py') if p.name not in ('__init__.py', '_modidx.py')]
+    said = {p: (ast.get_docstring(ast.parse(p.read_text(encoding='utf-8'))) or '').partition('\n')[0] for p in modules}
+    assert not [str(p.relative_to(ROOT)) for p, s in said.items() if not 20 < len(s) <= 120]
+    assert len(set(said.values())) == len(said)

@@ -1,4 +1,4 @@
-"""Train a network on your own pictures with one line, and see what the tricks were worth in the same seconds.
+"""The command line: which commands there are, how each is called, and what is imported for it
 
 Docs: https://cnn-tricks.github.io/cnn_tricks/cli.html.md"""
 

@@ -1,4 +1,4 @@
-"""A run is one small file of plain values: with the same file, seed and threads the weights come out the same bit for bit, even when the power fails half-way.
+"""A recipe: the plain values and the tricks that say what a training run does
 
 Docs: https://cnn-tricks.github.io/cnn_tricks/recipe.html.md"""
 

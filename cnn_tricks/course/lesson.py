@@ -1,4 +1,4 @@
-"""Every claim in this course is run, asserted, and answered with one verdict out of six.
+"""What a lesson asserts and answers: verdicts, checkers, and the lessons that it builds on
 
 Docs: https://cnn-tricks.github.io/cnn_tricks/course.html.md"""
 

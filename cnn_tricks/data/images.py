@@ -1,4 +1,4 @@
-"""Hold the images in memory as one tensor, and an epoch is loaded and augmented in a fiftieth of the time that files take.
+"""Images in memory: one tensor for each part, with labels and class names
 
 Docs: https://cnn-tricks.github.io/cnn_tricks/data.html.md"""
 

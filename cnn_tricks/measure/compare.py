@@ -1,4 +1,4 @@
-"""Tell a gain of one point of accuracy from luck, and say beforehand how many seeds that takes.
+"""Compares recipes over seeds on the same data: paired differences with intervals, and how many seeds are needed
 
 Docs: https://cnn-tricks.github.io/cnn_tricks/measure.html.md"""
 

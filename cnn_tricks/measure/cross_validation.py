@@ -1,4 +1,4 @@
-"""Put an honest interval on an accuracy and on a difference, know what k folds promise and what they do not, and find the three leaks: a test set read too often, images that stand in two parts, and training images that the network gives away.
+"""Intervals of accuracies and of cross-validated differences, and McNemar's test
 
 Docs: https://cnn-tricks.github.io/cnn_tricks/validate.html.md"""
 

@@ -1,4 +1,4 @@
-"""From one kernel on one picture to networks whose every size, parameter and multiplication you can work out by hand.
+"""Sizes, parameters and multiply-adds of the layers of a network
 
 Docs: https://cnn-tricks.github.io/cnn_tricks/cnn.html.md"""
 

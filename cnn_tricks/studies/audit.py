@@ -1,4 +1,4 @@
-"""One call runs the course's controlled experiments on your own images, within the minutes that you have; of 100 simulated audits of tricks that do nothing, at most 5 say that one of them helps, as long as no trick varies more than twice as much as another.
+"""`audit`: tries tricks on one's own images within the given minutes
 
 Docs: https://cnn-tricks.github.io/cnn_tricks/audit.html.md"""
 

@@ -1,4 +1,4 @@
-"""Draw where a network finds its evidence, and catch one that reads the background: by the share of its heat, and by the accuracy that is left when only the background is exchanged.
+"""Grad-CAM: heat maps of the evidence for a class, and measures of where it lies
 
 Docs: https://cnn-tricks.github.io/cnn_tricks/gradcam.html.md"""
 

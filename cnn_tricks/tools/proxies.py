@@ -1,4 +1,4 @@
-"""See how well a smaller run orders nine recipes, what it costs to see one point on it, and what three full runs' worth of steps can choose.
+"""Smaller runs in place of whole ones, and how well they rank recipes
 
 Docs: https://cnn-tricks.github.io/cnn_tricks/subset.html.md"""
 

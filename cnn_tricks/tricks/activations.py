@@ -1,4 +1,4 @@
-"""In ten plain layers, torch's own start leaves the first one a gradient more than a thousand times weaker than the last one's. You will compute why, mend it with one line, and measure what each activation is worth.
+"""Activation functions and initial weights
 
 Docs: https://cnn-tricks.github.io/cnn_tricks/activations.html.md"""
 

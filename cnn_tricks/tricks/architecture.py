@@ -1,4 +1,4 @@
-"""Know what depth, width and early shrinking are worth at equal operations and at equal seconds, and how much of what a search finds is luck.
+"""Depth, width and early shrinking of a network, at equal operations
 
 Docs: https://cnn-tricks.github.io/cnn_tricks/architecture.html.md"""
 

@@ -1,4 +1,4 @@
-"""Change every image at random without changing its label, and know which changes pay, in runs of which length, and which ones your images forbid.
+"""Augmentation: geometry and light, mixup, CutMix, alternating flips
 
 Docs: https://cnn-tricks.github.io/cnn_tricks/augment.html.md"""
 

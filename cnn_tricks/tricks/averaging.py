@@ -1,4 +1,4 @@
-"""See which rate schedule an average of weights amounts to, gain what annealing gains at a fixed rate with one more copy of the weights, and know why the two do not add up.
+"""Averages of weights: EMA and SWA
 
 Docs: https://cnn-tricks.github.io/cnn_tricks/averaging.html.md"""
 

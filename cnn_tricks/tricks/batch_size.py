@@ -1,4 +1,4 @@
-"""Learn from three measurements (what fits, what is fast, what is useful) how many images a step should see, and how the learning rate follows.
+"""Batch size: the learning rate that goes with it, accumulated gradients, the noise scale
 
 Docs: https://cnn-tricks.github.io/cnn_tricks/batch_size.html.md"""
 

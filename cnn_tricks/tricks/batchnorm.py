@@ -1,4 +1,4 @@
-"""Rebuild batch norm until no number tells it from PyTorch's, see what it is worth in a short run and where it breaks, and take it out again before prediction without changing an answer.
+"""Batch and group normalisation, and networks without
 
 Docs: https://cnn-tricks.github.io/cnn_tricks/batchnorm.html.md"""
 

@@ -1,4 +1,4 @@
-"""Cut the multiply-adds of a convolution by up to nine, and find out, width by width and on your own machine, how much of that the clock sees.
+"""Depthwise separable convolutions
 
 Docs: https://cnn-tricks.github.io/cnn_tricks/depthwise.html.md"""
 

@@ -1,4 +1,4 @@
-"""Train one network on two processes, with the gradients of one to within a millionth, and predict what p devices would save.
+"""More devices: the learning rate that goes with them
 
 Docs: https://cnn-tricks.github.io/cnn_tricks/distributed.html.md"""
 

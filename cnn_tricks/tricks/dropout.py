@@ -1,4 +1,4 @@
-"""See by how many points of accuracy leaving out values, channels or whole blocks in training helps or harms on new images, at which rate, and what it does to the batch norm behind it and to the time of a step.
+"""Dropout and stochastic depth
 
 Docs: https://cnn-tricks.github.io/cnn_tricks/dropout.html.md"""
 

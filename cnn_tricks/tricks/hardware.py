@@ -1,4 +1,4 @@
-"""Train the same network with the same numbers up to twice as fast, by settings of the machine that you measure yourself.
+"""Settings of the machine: memory layout, fused optimisers; profiles of a step and its peak
 
 Docs: https://cnn-tricks.github.io/cnn_tricks/hardware.html.md"""
 

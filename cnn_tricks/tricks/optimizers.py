@@ -1,4 +1,4 @@
-"""Build nine optimisers that match the libraries' step for step, and know what each is worth at equal seconds: at its best learning rate, and at one that is three or ten times off.
+"""Another optimiser, with its own learning rate
 
 Docs: https://cnn-tricks.github.io/cnn_tricks/optimizers.html.md"""
 

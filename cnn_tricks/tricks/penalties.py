@@ -1,4 +1,4 @@
-"""Count the exact zeros that L1 makes, see where L2 and weight decay are the same and where they are not, and measure what they do to accuracy, to the loss and to the weights of a network that knows its training images by heart.
+"""Penalties on weights: L1, L2, decoupled decay
 
 Docs: https://cnn-tricks.github.io/cnn_tricks/penalties.html.md"""
 

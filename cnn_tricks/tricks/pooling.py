@@ -1,4 +1,4 @@
-"""Choose how a map is shrunk by what it does to accuracy, to the clock, and to answers when the object moves by a pixel.
+"""Pooling: maximum, mean, strides, blur
 
 Docs: https://cnn-tricks.github.io/cnn_tricks/pooling.html.md"""
 

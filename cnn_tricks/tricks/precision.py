@@ -1,4 +1,4 @@
-"""Train in 16-bit numbers where that is measured to be faster and does not cost accuracy, and never where it is dozens of times slower.
+"""Mixed precision: training in 16-bit numbers where that is faster
 
 Docs: https://cnn-tricks.github.io/cnn_tricks/precision.html.md"""
 

@@ -1,4 +1,4 @@
-"""Stack the tricks whose records say that they help, and know at equal seconds what they add up to, what each is worth when it comes first and when it comes last, and how much sooner a stated accuracy is reached.
+"""Stacks of tricks: what they add up to, added one by one and left out one by one
 
 Docs: https://cnn-tricks.github.io/cnn_tricks/race.html.md"""
 

@@ -1,4 +1,4 @@
-"""A picture with half the side costs this lesson's network 27% of the multiplications. You will train small first, grow the pictures to full size, and see what that is worth at equal seconds.
+"""Progressive resizing: small images first, then larger ones
 
 Docs: https://cnn-tricks.github.io/cnn_tricks/resolution.html.md"""
 

@@ -1,4 +1,4 @@
-"""Know the rate that every step really used, and what changing it on the way is worth at one declared budget.
+"""Learning-rate schedules: one-cycle, cosine, exponential, steps, warm-up-stable-decay
 
 Docs: https://cnn-tricks.github.io/cnn_tricks/schedule.html.md"""
 

@@ -1,4 +1,4 @@
-"""See what stopping at the lowest validation loss buys and costs on an over-long run, why it clashes with one-cycle, and how far softer labels make a network's confidence fit its accuracy.
+"""Early stopping, the best weights kept, label smoothing
 
 Docs: https://cnn-tricks.github.io/cnn_tricks/stopping.html.md"""
 

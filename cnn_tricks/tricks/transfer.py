@@ -1,4 +1,4 @@
-"""A network that has learned on other classes is worth a dozen points of accuracy at 5 labels a class, several at 10, and next to nothing at 500.
+"""Transfer learning: frozen features, a new head, fine-tuning
 
 Docs: https://cnn-tricks.github.io/cnn_tricks/transfer.html.md"""
 

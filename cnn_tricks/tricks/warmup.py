@@ -1,4 +1,4 @@
-"""Know what the first steps do to a network, and when a gentle start is worth the steps that it takes.
+"""Warm-up of the learning rate
 
 Docs: https://cnn-tricks.github.io/cnn_tricks/warmup.html.md"""
 
