@@ -2,7 +2,7 @@
 
 nbval reads none of nbdev's directives and refuses notebooks that nbdev-clean has cleaned. Here it runs just the cells
 that nbdev-test runs, skips the others with their reason, and compares outputs without the noise that
-scripts/save_outputs.py leaves out.
+scripts/build/save_outputs.py leaves out.
 """
 import atexit, os, runpy, shutil, sys, tempfile
 from functools import cache
@@ -13,7 +13,7 @@ from nbval.kernel import RunningKernel
 from nbval.plugin import IPyNbCell
 
 ROOT = Path(__file__).resolve().parent
-sys.path.insert(0, str(ROOT/'scripts'))
+sys.path.insert(0, str(ROOT/'scripts'/'build'))
 from save_outputs import is_noise, tested_ids
 
 OFFLINE = ROOT/'tests'/'offline'

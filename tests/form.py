@@ -375,7 +375,7 @@ def comparison(nb):
     if not recorded: yield 'no recorded(...) run is shown'
     for n in recorded:
         name = n.args[0].value if n.args and isinstance(n.args[0], ast.Constant) else None
-        if name and not (nb.results/f'{name}.json').exists(): yield f'recorded({name!r}): no results/{name}.json'
+        if name and not (nb.results/'records'/f'{name}.json').exists(): yield f'recorded({name!r}): no results/records/{name}.json'
 
 
 # what is saved in it
@@ -450,7 +450,7 @@ def time_recorded(nb):
     "Its run time is recorded, and at most a minute."
     path = nb.results/'times.json'
     t = json.loads(path.read_text(encoding='utf-8')).get(nb.stem) if path.exists() else None
-    if not t: yield f'no time in {path.name}: run "python scripts/save_outputs.py nbs/{nb.path.name}"'
+    if not t: yield f'no time in {path.name}: run "python scripts/build/save_outputs.py nbs/{nb.path.name}"'
     elif t['seconds'] > MAX_SECONDS: yield f'takes {t["seconds"]} s; at most {MAX_SECONDS} s'
 
 

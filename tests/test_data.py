@@ -59,7 +59,7 @@ def test_embedded_file_is_the_one_described():
 @pytest.mark.skipif(not Path('/usr/share/datasets/fashion-mnist').exists(), reason='needs the official files (Debian: '
                     'apt-get install dataset-fashion-mnist)')
 def test_embedded_is_built_from_the_official_files():
-    out = run(sys.executable, ROOT/'scripts'/'build_embedded.py', '--check')
+    out = run(sys.executable, ROOT/'scripts'/'build'/'embedded.py', '--check')
     assert '18,000 images: the same' in out
 
 

@@ -28,7 +28,7 @@ def test_export_and_clean_change_nothing(tmp_path):
 
 
 def test_readme_is_in_step():
-    run(sys.executable, ROOT/'scripts'/'make_readme.py', '--check')
+    run(sys.executable, ROOT/'scripts'/'build'/'make_readme.py', '--check')
 
 
 def test_readme_has_the_two_commands():

@@ -93,8 +93,8 @@ def write(folder, nb, times=True, name='13_pooling', first=True):
     "Save `nb` as a notebook in `folder`, with a time and a recorded run beside it."
     nb = copy.deepcopy(nb)
     for c in nb['cells']: c['source'] = c['source'].splitlines(keepends=True)
-    (folder/'results').mkdir(exist_ok=True)
-    (folder/'results'/'pooling.json').write_text('{}')
+    (folder/'results'/'records').mkdir(parents=True, exist_ok=True)
+    (folder/'results'/'records'/'pooling.json').write_text('{}')
     (folder/'results'/'times.json').write_text(json.dumps({name: dict(seconds=12)} if times is True else times))
     if first: (folder/'01_cnn.ipynb').write_text(json.dumps(dict(nb, cells=[nb['cells'][1]])))
     (folder/f'{name}.ipynb').write_text(json.dumps(nb))

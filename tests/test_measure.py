@@ -257,7 +257,7 @@ def test_a_rate_that_diverges_is_not_the_best(data):
     recipe, tried = best_lr(sgd, data, (1e30, 0.01), 3, 'cpu')
     assert recipe == sgd.replace(lr=0.01) and tried[0][1] == pytest.approx(0.1, abs=0.06) and len(tried) == 2
     assert best_lr(sgd, data, (), 3) == (sgd, [])
-    for name in ('record_stopping', 'record_penalties'): assert 'best_lr(' in (ROOT/f'scripts/{name}.py').read_text('utf-8')
+    for name in ('stopping', 'penalties'): assert 'best_lr(' in (ROOT/f'scripts/record/{name}.py').read_text('utf-8')
 
 
 def test_parts(data):
@@ -644,23 +644,23 @@ def test_training_costs_count_the_optimiser(data):
 # the script
 
 def test_recording_script(tmp_path, monkeypatch, capsys):
-    path = ROOT/'scripts'/'record_foundation.py'
+    path = ROOT/'scripts'/'record'/'foundation.py'
     for name in 'OMP_NUM_THREADS', 'OMP_WAIT_POLICY': monkeypatch.setenv(name, '1' if 'NUM' in name else 'PASSIVE')
     monkeypatch.syspath_prepend(path.parent)  # as Python does for a script
     monkeypatch.setattr(sys, 'argv', [str(path), '--quick', '--folder', str(tmp_path), 'aa_baseline'])
     with warnings.catch_warnings(): runpy.run_path(str(path), run_name='__main__')
     assert 'spread' in capsys.readouterr().out
     kept = recorded('aa_baseline', tmp_path)
-    assert len(kept.runs) == 4 and kept.sd > 0 and not kept.stale and 'record_foundation.py aa_baseline' in kept.made_by
+    assert len(kept.runs) == 4 and kept.sd > 0 and not kept.stale and 'record/foundation.py aa_baseline' in kept.made_by
 
 
-KEPT = [p.stem for p in sorted((ROOT/'results').glob('*.json')) if 'result' in json.loads(p.read_text('utf-8'))]
+KEPT = [p.stem for p in sorted((ROOT/'results'/'records').glob('*.json')) if 'result' in json.loads(p.read_text('utf-8'))]
 
 
 @pytest.mark.parametrize('name', KEPT)
 def test_records_load(name):
     kept = recorded(name)
-    script = re.fullmatch(r'python (scripts/\w+\.py).*', kept.made_by)
+    script = re.fullmatch(r'python (scripts/record/\w+\.py).*', kept.made_by)
     assert str(kept.line()) and (ROOT/script[1]).exists() and re.fullmatch(r'\d{4}-\d\d-\d\d', kept.date)
 
 
@@ -676,7 +676,7 @@ def test_records_of_the_lesson_are_there():
 @pytest.fixture
 def check_records(monkeypatch):
     "The script's `main`, called with a command line."
-    monkeypatch.syspath_prepend(ROOT/'scripts')
+    monkeypatch.syspath_prepend(ROOT/'scripts'/'record')
     for name in 'OMP_NUM_THREADS', 'OMP_WAIT_POLICY': monkeypatch.setenv(name, '1' if 'NUM' in name else 'PASSIVE')
     def call(*argv):
         monkeypatch.setattr(sys, 'argv', ['check_records.py', *map(str, argv)])
@@ -695,7 +695,7 @@ def test_stale_records_are_checked(tmp_path, check_records, capsys):
     odd = Comparison.from_dict(json.loads(held.to_json()))
     odd.trick.runs[0].accuracy += .2  # far off by chance: its spread says that runs differ so
     for name, c in dict(held=held, lost=lost, odd=odd, wrong=wrong, fresh=held).items():
-        path = record(name, c, tmp_path, made_by='python scripts/record_foundation.py flip_shift')
+        path = record(name, c, tmp_path, made_by='python scripts/record/foundation.py flip_shift')
         d = json.loads(path.read_text('utf-8'))
         if name != 'fresh': path.write_text(json.dumps(d | {'code': d['code'] | {home(FlipShift): 'before'}}), encoding='utf-8')
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}

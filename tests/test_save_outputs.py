@@ -1,4 +1,4 @@
-"scripts/save_outputs.py, by which every lesson gets its outputs and its time."
+"scripts/build/save_outputs.py, by which every lesson gets its outputs and its time."
 import base64, io, json
 
 import nbformat

@@ -8,7 +8,7 @@ import yaml
 from build_site import build
 from form import ROOT
 
-make_site = runpy.run_path(str(ROOT/'scripts'/'make_site.py'))
+make_site = runpy.run_path(str(ROOT/'scripts'/'build'/'make_site.py'))
 PAGES = sorted(p.stem for p in (ROOT/'nbs').glob('*.ipynb'))
 MATH = re.compile(r'katex', re.I)  # the stand-in's own way to show formulas; Quarto writes MathML into the page
 
@@ -17,7 +17,7 @@ MATH = re.compile(r'katex', re.I)  # the stand-in's own way to show formulas; Qu
 
 def test_generated_pages_are_in_step():
     stale = [p.name for p in make_site['stale'](ROOT/'nbs')]
-    assert not stale, f'out of step: {", ".join(stale)}; run python scripts/make_site.py'
+    assert not stale, f'out of step: {", ".join(stale)}; run python scripts/build/make_site.py'
 
 
 def copy_notebooks(folder):

@@ -24,7 +24,7 @@ def test_wheel_is_complete(wheel):
     names = set(wheel.namelist())
     wanted = {f'cnn_tricks/lessons/{p.name}' for p in ROOT.glob('nbs/*.ipynb')} \
         | {f'cnn_tricks/lessons/images/{p.name}' for p in ROOT.glob('nbs/images/*')} \
-        | {f'cnn_tricks/results/{p.name}' for p in ROOT.glob('results/*.json')} \
+        | {f'cnn_tricks/{p.relative_to(ROOT).as_posix()}' for p in ROOT.glob('results/**/*.json')} \
         | {f'cnn_tricks/{p.relative_to(ROOT/"cnn_tricks").as_posix()}' for p in ROOT.glob('cnn_tricks/**/*')
            if p.is_file() and p.suffix != '.pyc'}
     assert 'cnn_tricks/data/embedded/fashion.xz' in wanted and not wanted - names

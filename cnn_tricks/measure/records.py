@@ -16,7 +16,7 @@ from fastcore.basics import patch
 
 from .repeated_runs import Arm, read_plain
 from ..base.display import Shown
-from ..base.paths import results_path
+from ..base.paths import records_path
 from .compare import Comparison, Ledger # their kinds must be known to `recorded`
 from ..nets.networks import networks
 from ..core.components import losses, optimizers, schedules
@@ -153,13 +153,13 @@ _versions = 'cnn_tricks', 'torch', 'fastai', 'numpy'
 def record(
     name:str, # of the file, without `.json`: small letters, digits and _
     result, # an `Arm`, a `Comparison`, a `Ledger`, or a dict of them
-    folder:Path=None, # where to write; None: `results_path()`
+    folder:Path=None, # where to write; None: `records_path()`
     made_by:str='' # the command that makes it anew, for the day when it is stale
 )->Path: # the file
     "Keep a result as NAME.json: with data, recipes, seeds, machine, versions, date, and hashes of the code that ran"
     if not re.fullmatch('[a-z0-9_]+', name): raise ValueError(f'name={name!r}: must be small letters, digits and _')
     if not all_arms(result) or not all(map(len, all_arms(result))): raise ValueError('result: holds no runs')
-    path = Path(folder or results_path())/f'{name}.json'
+    path = Path(folder or records_path())/f'{name}.json'
     path.parent.mkdir(parents=True, exist_ok=True)
     plain = {k: v.to_dict() for k, v in result.items()} if isinstance(result, dict) else result.to_dict()
     about = {'date': date.today().isoformat(), 'machine': all_arms(result)[0].machine, 'made_by': made_by,
@@ -171,10 +171,10 @@ def record(
 # %% ../../nbs/03_measure.ipynb #records-recorded
 def recorded(
     name:str, # as given to `record`
-    folder:Path=None # where it lies; None: `results_path()`
+    folder:Path=None # where it lies; None: `records_path()`
 )->Record: # its attributes and items are those of the result
     "Load what `record` kept; it says itself whether it is stale"
-    folder = Path(folder or results_path())
+    folder = Path(folder or records_path())
     path = folder/f'{name}.json'
     if not path.is_file():
         there = ', '.join(sorted(p.stem for p in folder.glob('*.json'))) or 'none'

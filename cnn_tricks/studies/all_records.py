@@ -15,7 +15,7 @@ import numpy as np
 from fastcore.basics import patch
 
 from ..measure.repeated_runs import Arm
-from ..base.paths import results_path
+from ..base.paths import records_path
 from ..measure.compare import Comparison, Ledger
 from ..base.display import Table
 from ..tricks.race import holm
@@ -65,10 +65,10 @@ class AllRecorded(Table):
 
 # %% ../../nbs/60_race.ipynb #a5bd92d1
 def all_recorded(
-    folder:Path=None # where the records lie; None: `results_path()`
+    folder:Path=None # where the records lie; None: `records_path()`
 )->AllRecorded: # a table; `entries` holds the comparisons, `unread` what is not among them
     "Read every file of recorded runs and gather all comparisons that it holds; nothing is picked"
-    folder = Path(folder or results_path())
+    folder = Path(folder or records_path())
     if not folder.is_dir(): raise FileNotFoundError(f'folder={folder}: there is no such folder')
     entries, unread, code = [], {}, {}
     for name in sorted(p.stem for p in folder.glob('*.json')):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from statistics import median
 
-from ..base.paths import results_path
+from ..base.paths import records_path
 from .audit_boundary import FIRST
 from ..base.machine import default_device
 from ..measure.compare import _refused
@@ -69,7 +69,7 @@ def _comparisons(d): # a recorded result as plain values -> pairs (recipe withou
 @cache
 def _recorded(): # -> tuple of (trick, its parameters, network, difference), from every recorded comparison of one trick
     found = []
-    for path in sorted(results_path().glob('*.json')):
+    for path in sorted(records_path().glob('*.json')):
         d = json.loads(path.read_text(encoding='utf-8'))
         for base, c in _comparisons(d.get('result', {'kind': ''}) if isinstance(d, dict) else {'kind': ''}):
             extra = [t for t in c['trick']['recipe']['tricks'] if t not in base['tricks']]

@@ -3,7 +3,7 @@
 `CNN_TRICKS_ROUGH=0.001:1` (how much, and which of many ways) lets each optimiser multiply its gradients by
 1 + 0.001 sin(...) before a step. The sine depends on the gradient alone and changes slowly with it: equal runs stay
 equal, so do nearly equal ones, and everything that a few dozen steps decide comes out differently.
-scripts/find_training_outputs.py runs notebooks this way.
+scripts/build/find_training_outputs.py runs notebooks this way.
 """
 import os, sys
 from importlib.machinery import PathFinder
