@@ -183,7 +183,7 @@ def check_uses(learn, other, item, uses=USES):
             got = use(one, item)
             moved.append((chance(), loader_chance(one)))
             got = torch.as_tensor(got[0] if name != 'predict' else got[2]) if name != 'validate' else None
-            want = got if one is other else want
+            if one is other: want = got
         assert got is None or torch.allclose(got, want, atol=0.02), name
         assert same(weights(learn), was), f'{name} changes weights'
         assert record(cb) == kept, f'{name} changes what {cb} keeps'

@@ -16,7 +16,8 @@ from fastai.losses import CrossEntropyLossFlat
 from torch import nn
 
 from cnn_tricks.data import datasets as D, download as files, loaders
-from cnn_tricks.base import registry
+from cnn_tricks.base import fields, registry
+from cnn_tricks.base.files import atomic_write
 from cnn_tricks.data.images import ImageData, Part, stratified_order
 from cnn_tricks.data.loaders import ImageLoader, epoch_order, flip, image_loaders, shift, stream_seed
 from cnn_tricks.data.drawn_shapes import shapes
@@ -472,13 +473,13 @@ def test_check_args(toys):
 
 @dataclass(frozen=True)
 class Settings:
-    lr: float = registry.bounded(0.1, gt=0)
-    epochs: int | None = registry.bounded(None, ge=1, le=100, optional=True)
-    kind: str = registry.choice('a', 'a', 'b')
+    lr: float = fields.bounded(0.1, gt=0)
+    epochs: int | None = fields.bounded(None, ge=1, le=100, optional=True)
+    kind: str = fields.choice('a', 'a', 'b')
     on: bool = True
     extra: dict = None
 
-    def __post_init__(self): registry.check_fields(self)
+    def __post_init__(self): fields.check_fields(self)
 
 
 @pytest.mark.parametrize('kw,error,text', [
@@ -503,11 +504,11 @@ def test_atomic_write(tmp_path):
     path = tmp_path/'kept'
     path.write_bytes(b'old')
     with pytest.raises(KeyboardInterrupt):
-        with registry.atomic_write(path) as f:
+        with atomic_write(path) as f:
             f.write(b'half')
             raise KeyboardInterrupt
     assert path.read_bytes() == b'old' and os.listdir(tmp_path) == ['kept']
-    with registry.atomic_write(path) as f: f.write(b'new')
+    with atomic_write(path) as f: f.write(b'new')
     assert path.read_bytes() == b'new' and os.listdir(tmp_path) == ['kept']
 
 

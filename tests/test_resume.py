@@ -17,7 +17,7 @@ TOY = '''
 import torch
 from fastai.callback.core import Callback
 from cnn_tricks.core.recipe import Card, Trick, trick
-from cnn_tricks.base.registry import bounded
+from cnn_tricks.base.fields import bounded
 
 class Average(Callback):
     def __init__(self, decay): self.decay, self.kept = decay, None

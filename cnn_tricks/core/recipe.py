@@ -16,7 +16,8 @@ from fastcore.basics import patch
 from ..data.loaders import flip, shift
 from ..nets.networks import networks
 from .components import losses, optimizers, plain_args, schedules
-from ..base.registry import Registry, bounded, check_fields
+from ..base.fields import bounded, check_fields
+from ..base.registry import Registry
 
 # %% ../../nbs/02_recipe.ipynb #83fd78ba
 tricks, recipes = Registry('trick'), Registry('recipe')

@@ -23,7 +23,7 @@ from .fitting import limited, random_kept, stop_on_signal
 from ..base.machine import default_device, machine
 from .components import in_range, losses, optimizers, schedules
 from .recipe import Recipe, Trick, plan
-from ..base.registry import atomic_write
+from ..base.files import atomic_write
 from .result import Result, Trained, build_network
 
 # %% ../../nbs/02_recipe.ipynb #try-images

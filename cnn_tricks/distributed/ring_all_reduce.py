@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from scipy import optimize
 
-from ..base.registry import bounded, check_fields
+from ..base.fields import bounded, check_fields
 
 # %% ../../nbs/40_distributed.ipynb #ee9c6e52
 def ring_all_reduce(

@@ -20,7 +20,7 @@ from .cost import time_in_turns
 from ..data.download import cache_dir
 from ..base.machine import machine
 from ..base.display import Table
-from ..base.registry import atomic_write
+from ..base.files import atomic_write
 
 # %% ../../nbs/11_precision.ipynb #c23fae93
 formats = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}

@@ -18,7 +18,8 @@ from ..core.run_control import TrainingDiverged
 from ..data.images import ImageData
 from ..base.machine import default_device, machine
 from ..core.recipe import Recipe, plan
-from ..base.registry import atomic_write, import_modules
+from ..base.files import atomic_write
+from ..base.registry import import_modules
 from ..core.train import steps_for, train
 
 # %% ../../nbs/03_measure.ipynb #plain

@@ -17,7 +17,7 @@ from ..measure.cost import Timings
 from ..core.fused_step import FuseOptimizer, fuse, is_fused
 from ..tricks.hardware import _wait, lay_out
 from ..base.machine import machine
-from ..base.registry import check_value
+from ..base.fields import check_value
 from ..core.training_step import TrainingStep, is_channels_last
 from .autotune_result import Tuned
 

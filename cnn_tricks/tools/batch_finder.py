@@ -22,7 +22,7 @@ from ..base.machine import default_device
 from ..base.display import Table
 from ..core.components import losses
 from ..core.recipe import Recipe
-from ..base.registry import check_value
+from ..base.fields import check_value
 from ..core.training_step import recipe_step
 from ..core.train import train
 

@@ -18,7 +18,7 @@ from torch import nn
 from ..data.images import Part
 from ..core.fitting import FitCallback
 from ..data.loaders import ImageLoader
-from ..base.registry import check_value
+from ..base.fields import check_value
 from ..core.training_step import batch_inputs, first_batch
 
 # %% ../../nbs/52_gradcam.ipynb #3ef970f4

@@ -18,7 +18,7 @@ from torch import nn
 from ..core.fitting import FitCallback
 from ..nets.networks import _check_count, _image_size, networks
 from ..core.recipe import Card, Trick, trick
-from ..base.registry import choice
+from ..base.fields import choice
 from ..nets.resizing import _modes_kept
 from ..core.training_step import batch_inputs, first_batch
 from ..nets.module_surgery import replace_modules

@@ -18,7 +18,7 @@ from ..nets.layer_costs import count_macs
 from ..data.images import ImageData
 from ..nets.networks import _article_out, _check_blocks, _check_count, _image_size, keras_init, networks
 from ..core.recipe import Card, Recipe, Trick, plan, trick
-from ..base.registry import bounded
+from ..base.fields import bounded
 from ..core.result import build_network
 
 # %% ../../nbs/26_architecture.ipynb #12ddf4ae

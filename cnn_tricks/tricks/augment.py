@@ -15,7 +15,7 @@ from ..data.augmentations import affine, cutmix, erase, mixup, noise
 from ..data.loaders import ImageLoader, stream_seed
 from ..core.components import losses
 from ..core.recipe import Card, Trick, trick
-from ..base.registry import bounded
+from ..base.fields import bounded
 
 # %% ../../nbs/30_augment.ipynb #8addb01a
 @losses.register('soft_cross_entropy')

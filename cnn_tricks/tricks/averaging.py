@@ -18,7 +18,7 @@ from torch.optim.swa_utils import AveragedModel
 from ..core.fitting import FitCallback, aside, planned_steps
 from ..core.components import in_range
 from ..core.recipe import Card, Trick, trick
-from ..base.registry import bounded
+from ..base.fields import bounded
 from ..nets.resizing import norm_layers, recalibrate_bn
 from ..core.training_step import batch_inputs, unmoved
 

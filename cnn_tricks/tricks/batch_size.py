@@ -17,7 +17,7 @@ from fastcore.basics import patch
 
 from ..core.fitting import FitCallback
 from ..core.recipe import Card, Trick, trick
-from ..base.registry import bounded, check_value, choice
+from ..base.fields import bounded, check_value, choice
 
 # %% ../../nbs/10_batch_size.ipynb #4e51dd8a
 @dataclass(frozen=True)

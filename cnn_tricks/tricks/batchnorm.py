@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from ..core.recipe import Card, Trick, trick
-from ..base.registry import bounded
+from ..base.fields import bounded
 from ..nets.module_surgery import replace_modules
 
 # %% ../../nbs/21_batchnorm.ipynb #0147c1e3

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from ..core.recipe import Card, Trick, trick
-from ..base.registry import bounded, choice
+from ..base.fields import bounded, choice
 from ..nets.module_surgery import replace_modules
 
 # %% ../../nbs/14_depthwise.ipynb #b8be56b3

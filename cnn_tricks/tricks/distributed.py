@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..core.recipe import Card, Trick, trick
-from ..base.registry import bounded, choice
+from ..base.fields import bounded, choice
 from .warmup import LinearWarmup
 
 # %% ../../nbs/40_distributed.ipynb #9e5edfe4

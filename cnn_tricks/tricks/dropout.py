@@ -16,7 +16,7 @@ from torchvision.ops import StochasticDepth
 
 from ..nets.networks import ResBlock
 from ..core.recipe import Card, Trick, trick
-from ..base.registry import bounded, choice
+from ..base.fields import bounded, choice
 from ..nets.module_surgery import replace_modules
 
 # %% ../../nbs/31_dropout.ipynb #19ed15e5

@@ -10,7 +10,7 @@ __all__ = ['convert_lr', 'SwapOptimizer']
 # %% ../../nbs/22_optimizers.ipynb #250135b0
 from ..core.components import optimizers
 from ..core.recipe import Card, Trick, trick
-from ..base.registry import bounded
+from ..base.fields import bounded
 
 # %% ../../nbs/22_optimizers.ipynb #cfc9de61
 # beside AdamW's, with the momentum that each has unless told otherwise

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from ..core.components import optimizers
 from ..core.recipe import Card, Trick, trick
-from ..base.registry import bounded
+from ..base.fields import bounded
 
 # %% ../../nbs/32_penalties.ipynb #43fa8551
 def share_zero(

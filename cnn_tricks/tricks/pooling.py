@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from ..nets.networks import networks
 from ..core.recipe import Card, Trick, trick
-from ..base.registry import bounded, choice
+from ..base.fields import bounded, choice
 from ..nets.module_surgery import replace_modules
 
 # %% ../../nbs/13_pooling.ipynb #5f128cb4

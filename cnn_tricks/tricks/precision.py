@@ -24,7 +24,7 @@ from ..measure.number_formats import Choice, fastest_precision, formats, kept_pr
 from ..measure.number_formats import lost_shares, rounding_error, seen_dtypes
 from ..measure.number_formats import _autocast, _known, _step
 from ..core.recipe import Card, Trick, trick
-from ..base.registry import bounded, check_value, choice
+from ..base.fields import bounded, check_value, choice
 from ..core.training_step import batch_inputs, first_batch
 
 # %% ../../nbs/11_precision.ipynb #16000ead

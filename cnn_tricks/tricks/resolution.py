@@ -19,7 +19,7 @@ from torch import nn
 from ..core.fitting import FitCallback
 from ..data.loaders import ImageLoader
 from ..core.recipe import Card, Trick, trick
-from ..base.registry import bounded, check_value
+from ..base.fields import bounded, check_value
 from ..nets.resizing import eased_strength, norm_layers, progressive_size, recalibrate_bn, resize_images
 from ..nets.resizing import _check_shares, _ease_augment, _ease_dropout, _modes_kept, _on, _pool_to
 from ..core.training_step import batch_inputs, unmoved

@@ -14,7 +14,7 @@ from fastai.callback.core import Callback
 
 from ..core.components import in_range, schedules
 from ..core.recipe import Card, Recipe, Trick, plan, trick
-from ..base.registry import bounded
+from ..base.fields import bounded
 
 # %% ../../nbs/23_schedule.ipynb #e79abfba
 @schedules.register('step')

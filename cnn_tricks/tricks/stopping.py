@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from ..core.fitting import FitCallback, aside
 from ..core.components import in_range
 from ..core.recipe import Card, Trick, trick
-from ..base.registry import bounded, choice
+from ..base.fields import bounded, choice
 
 # %% ../../nbs/33_stopping.ipynb #5e5d71ef
 class KeepBest(FitCallback, TrackerCallback):

@@ -20,7 +20,7 @@ from ..data.images import ImageData, Part
 from ..data.loaders import ImageLoader
 from ..nets.pretrained import load_body, parameter_groups, pretrained, split_head
 from ..core.recipe import Card, Trick, trick
-from ..base.registry import bounded, check_fields, check_value
+from ..base.fields import bounded, check_fields, check_value
 
 # %% ../../nbs/25_transfer.ipynb #e151144f
 SOURCE = 'T-shirt/top', 'Trouser', 'Pullover', 'Dress', 'Sneaker', 'Bag'

@@ -12,7 +12,7 @@ from fastai.callback.core import Callback
 
 from ..core.components import in_range
 from ..core.recipe import Card, Trick, trick
-from ..base.registry import bounded
+from ..base.fields import bounded
 
 # %% ../../nbs/24_warmup.ipynb #6f7ccde9
 def warmup_factor(

@@ -23,7 +23,7 @@ from cnn_tricks.base.machine import machine
 from cnn_tricks.nets.networks import networks
 from cnn_tricks.distributed.process_group import process_group, world
 from cnn_tricks.core.recipe import recipes
-from cnn_tricks.base.registry import atomic_write
+from cnn_tricks.base.files import atomic_write
 from cnn_tricks.distributed.ring_all_reduce import fit_link
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -37,7 +37,7 @@ from cnn_tricks.data.datasets import embedded
 from cnn_tricks.base.machine import machine
 from cnn_tricks.core.recipe import Recipe
 from cnn_tricks.measure.records import all_arms, code_hashes, modules_used, recorded
-from cnn_tricks.base.registry import atomic_write
+from cnn_tricks.base.files import atomic_write
 from cnn_tricks.tools.proxies import some_classes
 from cnn_tricks.core.train import train
 
