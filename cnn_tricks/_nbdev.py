@@ -2,21 +2,21 @@
 
 nbdev appends the cells marked `#| export other` to `other.py`, which must exist already, so that a second export
 would write everything twice. `Modules` starts such a module afresh whenever its notebook is exported; for
-`#| export package.other` that is `package/other.py`. A string at the top of a module's first cell is its docstring,
-as in any Python file.
+`#| export package.other` that is `package/other.py`. A comment at the top of a module's first cell becomes its
+docstring.
 Named as `export_procs` in pyproject.toml, so `nbdev-export` uses it; `python -m cnn_tricks._nbdev nbs/00_data.ipynb`
 exports one notebook.
 """
-import ast, sys
+import sys
 from pathlib import Path
 
 
 def docstring(cell):
-    "Takes the string at the top of an exported cell out of it; '' if there is none"
-    first = (cell.parsed_() or [None])[0]
-    if not (isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str)): return ''
-    cell.set_source(''.join(cell.source.splitlines(True)[first.end_lineno:]).lstrip('\n'))
-    return first.value.value
+    "Takes the comment at the top of an exported cell out of it; '' if there is none"
+    first, _, rest = cell.source.lstrip('\n').partition('\n')
+    if not first.startswith('# '): return ''
+    cell.set_source(rest)
+    return first[2:].strip()
 
 
 class Modules:

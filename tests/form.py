@@ -2,7 +2,7 @@
 
 `rules_for(kind)` names the rules of a kind of notebook; CONTRIBUTING.md says the same in words.
 """
-import ast, builtins, json, pydoc, re, statistics, warnings
+import ast, builtins, json, pydoc, re, warnings
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -156,19 +156,35 @@ def title(nb):
 
 @rule(LESSON)
 def default_exp(nb):
-    "The first cell names the module: the lesson's name, in a folder or in none; outside `tricks` another will do."
-    first = nb.cells[0]
+    """A lesson that exports names its module in the first cell: the lesson's name, in a folder or in none; outside
+    `tricks` another will do. One that exports nothing names none."""
+    first, named = nb.cells[0], [c for c in nb.code if 'default_exp' in c.directives]
+    exports = [c for c in nb.code if {'export', 'exports', 'exporti'} & c.directives.keys()]
+    if not exports: return (yield from (f'{c}: names a module, and nothing is exported' for c in named))
     *folder, name = first.directives.get('default_exp', '').split('.') if first.code else ['']
     if name != nb.name and folder in ([], ['tricks']):
         yield f'{first}: must be "#| default_exp {nb.name}", or that after the name of a folder and a dot'
 
 
+@rule(LESSON)
+def exports_named(nb):
+    "What a lesson exports is what it teaches: its prose names each public thing."
+    exported, prose = {}, '\n'.join(c.source for c in nb.prose)
+    for c in nb.code:
+        if not {'export', 'exports'} & c.directives.keys(): continue
+        for n in c.body:
+            if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and not n.name.startswith('_') \
+                and not any('patch' in ast.unparse(d) for d in n.decorator_list): exported[n.name] = c
+    for name, c in exported.items():
+        if not re.search(rf'`[^`]*\b{name}\b[^`]*`', prose): yield f'{c}: exports {name}, which the prose does not name'
+
+
 @rule(('trick',))
 def card(nb):
-    "The card is shown before the reader starts, with all its fields."
-    start = next((c.index for c in nb.prose if c.heading == (2, 'Before you start')), 0)
-    cells = [c for c in nb.code if c.index < start and re.search(r'card\b', c.source, re.I)]
-    if not cells: return (yield 'no cell above "Before you start" shows the card')
+    "The card is shown once, with all its fields, before the claims are answered."
+    end = next((c.index for c in nb.prose if c.heading == (2, 'Claims')), len(nb.cells))
+    cells = [c for c in nb.code if c.index < end and '**TL;DR**' in ''.join(''.join(d.get('text/markdown', '')) for d in c.data)]
+    if not cells: return (yield 'no cell above "Claims" shows the card')
     shown = ''.join(''.join(d.get('text/markdown', '')) for d in cells[0].data)
     for field in 'TL;DR', 'When', 'When not', 'Cost', 'Suggested', 'Plays well', 'Plays badly', 'Sources':
         if f'**{field}**' not in shown: yield f'{cells[0]}: the card that it shows has no "{field}"'
@@ -218,11 +234,8 @@ def headings(nb):
 
 @rule(LESSON)
 def cell_sizes(nb):
-    "Small cells: median 4 lines, at most 20; what is exported at most 30; code lines of at most 120 characters."
+    "Small cells: at most 20 lines; what is exported at most 30; code lines of at most 120 characters."
     sizes = {c: len(c.lines) for c in nb.code if c.lines}
-    read = [n for c, n in sizes.items() if not c.exported]
-    if read and (median := statistics.median(read)) > 4:
-        yield f'the median code cell (exports left out) has {median:g} lines; at most 4'
     for c, n in sizes.items():
         most = 30 if c.exported else 20
         if n > most: yield f'{c}: {n} lines; at most {most}'
