@@ -38,6 +38,7 @@ class Signals:
 
 def child(job):
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell leaves ignored for what it starts with &
     os.chdir(job['cwd'])
     for fd, path, mode in ((0, os.devnull, os.O_RDONLY), (1, job['out'], os.O_WRONLY | os.O_CREAT | os.O_TRUNC),
                            (2, job['err'], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)):

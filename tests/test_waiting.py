@@ -11,10 +11,16 @@ NAMES = 'OMP_WAIT_POLICY', 'GOMP_SPINCOUNT', 'OMP_NUM_THREADS'
 @pytest.mark.parametrize('busy,cores,says', [(0, 2, False), (.2, 2, False), (.5, 2, True), (1, 2, True), (2, 2, True), (.4, 16, False),
                                              (8, 16, True), (.1, 1, False), (.9, 1, True)])
 def test_busy_or_quiet(busy, cores, says):
-    assert is_busy(busy, cores) is says and waiting_variables(busy, cores) == ({'OMP_WAIT_POLICY': 'PASSIVE'} if says else {})
+    assert is_busy(busy, cores) is says and bool(waiting_variables(busy, cores)) is says
     line = busy_line(busy, cores)
     assert line.startswith('busy: ' if says else 'quiet: ') and f'{busy:.1f} of {cores} core' in line and '\n' not in line
     assert ('measured times vary' in line) is says
+
+
+def test_a_thread_for_each_core_that_is_left():
+    assert [waiting_variables(busy, 2) for busy in (0, .5, 1, 2)] == [{}] + [{'OMP_NUM_THREADS': '1'}]*3
+    assert waiting_variables(8, 16) == {'OMP_NUM_THREADS': '8', 'OMP_WAIT_POLICY': 'PASSIVE'}
+    assert waiting_variables(.9, 1) == {'OMP_NUM_THREADS': '1'}
 
 
 def environment(code, **env):
@@ -41,22 +47,22 @@ def test_commands_choose_before_torch_is_loaded(words):
 seen = []
 class Look:
     def find_spec(self, name, *args):
-        if name == 'torch': seen.append(os.environ.get('OMP_WAIT_POLICY'))
+        if name == 'torch': seen.append(os.environ.get('OMP_NUM_THREADS'))
 sys.meta_path.insert(0, Look())
 from cnn_tricks.cli.main import main
 main({words})
-assert seen == [os.environ.get('OMP_WAIT_POLICY')], seen'''
-    assert environment(call) == [{'OMP_WAIT_POLICY': 'PASSIVE'}, True]
+assert seen == [os.environ.get('OMP_NUM_THREADS')], seen'''
+    assert environment(call) == [{'OMP_NUM_THREADS': '1'}, True]
 
 
 def test_quiet_or_chosen_or_loaded():
-    "Nothing is set on a quiet machine, where the user has chosen, and where torch is loaded; the threads' number never."
+    "Nothing is set on a quiet machine, where the user has chosen, and where torch is loaded."
     call = 'cnn_tricks.cli.wait_policy.set_waiting()'
-    assert environment(call) == [{'OMP_WAIT_POLICY': 'PASSIVE'}, False]
+    assert environment(call) == [{'OMP_NUM_THREADS': '1'}, False]
     assert environment(call, BUSY='0.1') == [{}, False]
     assert environment(call, OMP_WAIT_POLICY='ACTIVE') == [{'OMP_WAIT_POLICY': 'ACTIVE'}, False]
     assert environment(call, GOMP_SPINCOUNT='7') == [{'GOMP_SPINCOUNT': '7'}, False]
-    assert environment(call, OMP_NUM_THREADS='2') == [{'OMP_WAIT_POLICY': 'PASSIVE', 'OMP_NUM_THREADS': '2'}, False]
+    assert environment(call, OMP_NUM_THREADS='2') == [{'OMP_NUM_THREADS': '2'}, False]
     assert environment('sys.modules["torch"] = None\n' + call) == [{}, True]
 
 
@@ -82,3 +88,14 @@ def test_busy_cores_sees_another_process():
     finally:
         p.kill()
         p.wait()
+
+
+def test_a_run_that_goes_on_keeps_its_threads(tmp_path, monkeypatch):
+    from cnn_tricks.cli import run_options
+    (tmp_path/'run.json').write_text(json.dumps(dict(command='train', options={}, threads=2)))
+    used = []
+    monkeypatch.setattr(run_options.torch, 'set_num_threads', used.append)
+    for asked, resume in (None, False), (None, True), (3, True): run_options.use_threads(asked, tmp_path, resume)
+    (tmp_path/'run.json').write_text(json.dumps(dict(command='train', options={})))  # of an older version
+    run_options.use_threads(None, tmp_path, True)
+    assert used == [2, 3]

@@ -1,7 +1,6 @@
 """`cnn_tricks audit`: its options, its plan, its line of progress, and how a stopped audit goes on"""
 import time
 
-import torch
 from fastcore.basics import patch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
@@ -11,7 +10,7 @@ from rich.text import Text
 from ..studies.audit import Audit, TooShort, audit
 from ..report.audit import write_audit_report
 from .errors import UsageError
-from .run_options import _budgeted, given_options, options_of, read_recipe, tried_device
+from .run_options import _budgeted, given_options, options_of, read_recipe, tried_device, use_threads
 from ..core.recipe import Recipe, tricks
 from ..base.files import atomic_write
 from .run_claim import _claimed, _how, _place, _writing
@@ -138,7 +137,7 @@ def audit_command(
     fresh = dict(folder=None, minutes=10., tricks=None, delta=1., size=None, seed=42, recipe=read_recipe('fast'))
     o = options_of(out, given_options(a, _asked), there, fresh, 'audit')
     _known(o['tricks'])
-    if a.threads: torch.set_num_threads(a.threads)
+    use_threads(a.threads, out, there, 'audit')
     device, data = tried_device(a.device), _read(o, a.folder)
     _tell(data, said)
     if o['folder'] is None: said.print('no FOLDER was named: these are the clothes that come with cnn_tricks')

@@ -124,7 +124,7 @@ def _add_train(commands):
     p.add_argument('--batch-size', type=_at_least_1, metavar='N', help="images in a step (default: the recipe's)")
     p.add_argument('--lr', type=_above_0, help="learning rate (default: the recipe's)")
     p.add_argument('--no-baseline', action='store_true', default=None, help='train the recipe alone')
-    p.add_argument('--threads', type=_threads, metavar='N', help="processor threads (default: torch's choice)")
+    p.add_argument('--threads', type=_threads, metavar='N', help="processor threads (default: one for each core that other programs leave)")
     p.add_argument('--device', type=_text, help='cpu, cuda, mps (default: the fastest there is)')
 
 
@@ -158,7 +158,7 @@ def _add_audit(commands):
                    'cnn_tricks_audit_2 and so on where that holds an audit)')
     p.add_argument('--resume', action='store_true', help='go on with the audit in --out')
     p.add_argument('--seed', type=_number(int, 0, most=2**62), help='the first of the seeds (default: 42)')
-    p.add_argument('--threads', type=_threads, metavar='N', help="processor threads (default: torch's choice)")
+    p.add_argument('--threads', type=_threads, metavar='N', help="processor threads (default: one for each core that other programs leave)")
     p.add_argument('--device', type=_text, help='cpu, cuda, mps (default: the fastest there is)')
 
 

@@ -3,6 +3,7 @@ import json, os, shlex, shutil
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from fastcore.basics import patch
 
 from .. import __version__
@@ -72,7 +73,7 @@ def take(self:RunClaim,
     command:str='train' # whose run it is
 ):
     "Claim the folder and note the options; raises `Taken` where another command was faster, `OSError` where it cannot"
-    note = {'command': command, 'options': options, 'cnn_tricks': __version__}
+    note = {'command': command, 'options': options, 'threads': torch.get_num_threads(), 'cnn_tricks': __version__}
     try:
         with _writing(self.out):
             if not self.going_on: self._first()

@@ -7,7 +7,7 @@ import torch
 from .errors import UsageError, _one_line
 from ..core.recipe import Recipe, recipes
 
-__all__ = ['run_folder', 'read_recipe', 'given_options', 'options_of', 'tried_device', 'planned', 'same_seconds']
+__all__ = ['run_folder', 'read_recipe', 'given_options', 'options_of', 'use_threads', 'tried_device', 'planned', 'same_seconds']
 
 
 _default, _budgets, _least = 'cnn_tricks_run', ('epochs', 'steps', 'seconds'), 500
@@ -80,13 +80,13 @@ def _changed(old, new): # of two recipes: what differs, in words
     if old['label'] != new['label']: return f'was {old["label"]}, now {new["label"]}' + f' ({what})'*bool(what)
     return f'{new["label"]} has changed: ' + (what or 'the file says now how long to train, or no longer')
 
-def _kept(out, command): # the options of the run in a folder
+def _kept(out, command): # the note of the run in a folder
     try:
         kept = json.loads((out/'run.json').read_bytes())
-        other, options = kept.get('command', 'train'), kept['options']
+        other, _ = kept.get('command', 'train'), kept['options']
     except (ValueError, KeyError, AttributeError):
         raise UsageError(f'cannot resume {out}: its run.json cannot be read; remove {out} to start anew') from None
-    if other == command: return options
+    if other == command: return kept
     raise UsageError(f'cannot resume {out}: it holds what `cnn_tricks {other}` began')
 
 def _fresh(): return dict.fromkeys(_names) | dict(folder=None, seed=42, recipe=read_recipe('fast'))
@@ -102,12 +102,21 @@ def options_of(
 )->dict: # every option
     "All options of a run; one that goes on keeps its own, which the command line may repeat and not change"
     if not resume: return (fresh or _fresh()) | given
-    old = _kept(out, command)
+    old = _kept(out, command)['options']
     for k, v in given.items():
         if old.get(k) == v: continue
         how = _changed(old.get(k), v) if k == 'recipe' else f'was {_short(old.get(k))}, now {_short(v)}'
         raise UsageError(f'cannot resume {out}: {k} {how}')
     return old
+
+def use_threads(
+    asked:int, # of `--threads`; None: as the run that goes on began, else torch's choice
+    out:Path, # the folder of a run
+    resume:bool, # go on with the run in `out`?
+    command:str='train' # whose run it is
+):
+    "Set how many processor threads torch uses; a run that goes on keeps its number, since another one rounds differently"
+    if n := asked or (_kept(out, command).get('threads') if resume else None): torch.set_num_threads(n)
 
 def tried_device(
     text:str # of `--device`: 'cpu', 'cuda', 'cuda:1', 'mps'; None: `train` chooses

@@ -4,7 +4,6 @@ from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 
-import torch
 from fastai.callback.core import Callback
 from fastcore.basics import patch
 from rich.console import Console
@@ -18,7 +17,7 @@ from ..core.fitting import FitCallback
 from ..data.image_folder import read_folder
 from ..base.machine import Machine
 from .run_options import _default, given_options, options_of, planned, run_folder, same_seconds
-from .run_options import tried_device
+from .run_options import tried_device, use_threads
 from ..base.files import atomic_write
 from ..report.training import Entry, side_by_side, write_report
 from ..core.result import Result, load_trained
@@ -216,7 +215,7 @@ def train_command(
     out, there = _place(a, said)
     if there is None: return 0
     o = options_of(out, given_options(a), there)
-    if a.threads: torch.set_num_threads(a.threads)
+    use_threads(a.threads, out, there)
     device, data = tried_device(a.device), _read(o, a.folder)
     _tell(data, said)
     arms = planned(o, data)

@@ -1,5 +1,5 @@
-"""How threads wait for each other, chosen before torch is loaded by how busy the machine is"""
-import os, sys
+"""How many threads there are and how they wait for each other, chosen before torch is loaded by how busy the machine is"""
+import math, os, sys
 
 __all__ = ['busy_cores', 'is_busy', 'busy_line', 'waiting_variables', 'set_waiting']
 
@@ -31,7 +31,8 @@ def busy_line(
             'that hold, end the others and begin again')
 
 
-_waits = 'OMP_WAIT_POLICY', 'GOMP_SPINCOUNT' # who sets one of these has chosen how threads wait
+# who sets one of these has chosen how threads wait, or how many there are
+_chosen = 'OMP_WAIT_POLICY', 'GOMP_SPINCOUNT', 'OMP_NUM_THREADS'
 
 def _cores(): return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
 
@@ -39,10 +40,13 @@ def waiting_variables(
     busy:float, # of `busy_cores`
     cores:int # that this process may use
 )->dict: # environment variables for a process that has not loaded torch yet
-    "How threads should wait: as it comes on a quiet machine, asleep on a busy one"
-    return {'OMP_WAIT_POLICY': 'PASSIVE'} if is_busy(busy, cores) else {}
+    """How many threads there should be, and how they wait: as it comes on a quiet machine; on a busy one a thread for each
+    core that is left, which sleep while they wait. `scripts/bench/waiting.py` measures what that is worth."""
+    if not is_busy(busy, cores): return {}
+    threads = max(1, cores - math.ceil(busy))
+    return {'OMP_NUM_THREADS': str(threads)} | ({'OMP_WAIT_POLICY': 'PASSIVE'} if threads > 1 else {})
 
 def set_waiting():
-    "Choose for this process how threads wait, unless that is chosen already or torch is loaded"
-    if 'torch' in sys.modules or any(name in os.environ for name in _waits): return
+    "Choose for this process how many threads there are and how they wait, unless that is chosen already or torch is loaded"
+    if 'torch' in sys.modules or any(name in os.environ for name in _chosen): return
     os.environ.update(waiting_variables(busy_cores(), _cores()))
