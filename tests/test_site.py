@@ -1,5 +1,5 @@
 """The site: built without Quarto in a copy of the project, read as HTML, and opened in a browser."""
-import contextlib, functools, http.server, json, re, runpy, shutil, threading
+import contextlib, functools, http.server, json, posixpath, re, runpy, shutil, threading
 from html.parser import HTMLParser
 from urllib.parse import unquote, urlsplit
 
@@ -9,7 +9,7 @@ from build_site import build
 from form import ROOT
 
 make_site = runpy.run_path(str(ROOT/'scripts'/'build'/'make_site.py'))
-PAGES = sorted(p.stem for p in (ROOT/'nbs').glob('*.ipynb'))
+PAGES = sorted(p.relative_to(ROOT/'nbs').with_suffix('').as_posix() for p in (ROOT/'nbs').rglob('*.ipynb') if '_proc' not in p.parts)
 MATH = re.compile(r'katex', re.I)  # the stand-in's own way to show formulas; Quarto writes MathML into the page
 
 
@@ -52,6 +52,34 @@ def test_sidebar_names_every_page():
     assert sorted(links) == PAGES
 
 
+def test_reference_shows_plain_modules_and_lessons(tmp_path):
+    "A page a folder: what each public thing says, with its parameters; private ones are left out."
+    (tmp_path/'odd').mkdir()
+    (tmp_path/'odd'/'__init__.py').write_text('"Odd things"')
+    (tmp_path/'odd'/'plain.py').write_text('''"Plain code."
+__all__ = ['Box', 'grow']
+class Box:
+    "Holds things"
+    size: int = 3 # how many
+    def empty(self)->bool: # is nothing in it?
+        "Look into it"
+    def _mend(self): "Not for you"
+def grow(
+    box:Box, # what grows
+    by:int=1, # how much, 'a|b' or a < b
+    *rest
+)->Box: # a new one
+    "Grow it"
+    return _helper()
+def _helper(): "Not for you"
+''')
+    text = '\n'.join(make_site['reference'].pages(tmp_path, {})['odd'])
+    assert text.startswith('# cnn_tricks.odd\n\n> Odd things') and 'import (\n    Box, grow)' in text
+    assert 'Not for you' not in text and '### Box.empty\nLook into it\n\nReturns `bool`: is nothing in it?' in text
+    for row in ('| `size` | `int` | `3` | how many |', '| `box` | `Box` |  | what grows |', '| *returns* | `Box` | | a new one |',
+                r"| `by` | `int` | `1` | how much, 'a\|b' or a \< b |", '| `*rest` |  |  |  |'): assert row in text, text
+
+
 def test_look_is_set_once():
     "nbs/_quarto.yml is a link to the one at the top, which asks for MathML, two themes, and files that are there."
     link = ROOT/'nbs'/'_quarto.yml'
@@ -88,7 +116,7 @@ class Page(HTMLParser):
 
 def problems(site) -> list:
     "Links, anchors and pictures of a built site that lead nowhere or say nothing."
-    pages, found = {p.name: Page(p) for p in sorted(site.glob('*.html'))}, []
+    pages, found = {p.relative_to(site).as_posix(): Page(p) for p in sorted(site.rglob('*.html'))}, []
     for name, page in pages.items():
         for link in page.links + page.sources:
             parts = urlsplit(link)
@@ -96,7 +124,9 @@ def problems(site) -> list:
                 if link in page.sources and parts.scheme != 'data' and not MATH.search(link):
                     found.append(f'{name}: loads {link}')
                 continue
-            target = unquote(parts.path).lstrip('/') or name
+            path = unquote(parts.path)  # from the top, or from the page's own folder
+            target = posixpath.normpath(path.lstrip('/') if path.startswith('/') else posixpath.join(posixpath.dirname(name), path)) \
+                if path else name
             if not (site/target).exists(): found.append(f'{name}: {link} leads nowhere')
             elif parts.fragment and target in pages and unquote(parts.fragment) not in pages[target].ids:
                 found.append(f'{name}: {link}: no such place in the page')
@@ -114,7 +144,7 @@ def site(tmp_path_factory): return build(tmp_path_factory.mktemp('site')/'copy')
 
 
 def test_every_notebook_is_a_page(site):
-    assert {p.stem for p in site.glob('*.html')} == set(PAGES)
+    assert {p.relative_to(site).with_suffix('').as_posix() for p in site.rglob('*.html')} == set(PAGES)
 
 
 def test_links_anchors_and_pictures(site):

@@ -1,9 +1,7 @@
-
+"""What a notebook shows as a page of the site and a terminal as text: tables, and texts with markup"""
 
 __all__ = ['Shown', 'Table']
 
-
-"""What a notebook shows as a page of the site and a terminal as text: tables, and texts with markup"""
 
 class Shown:
     "Markdown in a notebook, plain text elsewhere."

@@ -1,5 +1,5 @@
-"""Write what follows from the list of lessons: the site's sidebar, the title pages of the parts, and the tables that
-stand in pages (their cells are tagged `generated`).
+"""Write what follows from the list of lessons and from the package: the site's sidebar, the title pages of the parts,
+the reference, and the tables that stand in pages (their cells are tagged `generated`).
 
     python scripts/build/make_site.py           # write what has changed
     python scripts/build/make_site.py --check   # write nothing; exit 1 and name what is out of step
@@ -13,6 +13,9 @@ from cnn_tricks.course.lesson import lessons, outline
 from cnn_tricks.course.tables import claims_table, lessons_table
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(Path(__file__).parent))
+import reference
+
 TAG = 'generated'
 
 
@@ -37,12 +40,25 @@ def sidebar(folder) -> str:
         for l in here: entry(l['stem'], f"{l['stem'][:2]} {l['title']}", 10)
     entry('tricks', 'All tricks')
     entry('claims', 'All claims')
+    lines += ['      - section: "Reference"', '        contents:']
+    for name in reference_pages(folder): entry(f'reference/{name}', name, 10)
     return '\n'.join(lines) + '\n'
 
 
 def save_text(nb) -> str:
     "A notebook as nbdev-clean writes it."
     return json.dumps(nb, sort_keys=True, indent=1, ensure_ascii=False) + '\n'
+
+
+def page(texts, name) -> str:
+    "Markdown cells as a notebook; the ids of the cells begin with `name`."
+    cells = [dict(cell_type='markdown', id=f'{name}-{i}'.replace('_', '-'), metadata={}, source=t.splitlines(keepends=True))
+             for i, t in enumerate(texts)]
+    spec = dict(display_name='python3', language='python', name='python3')
+    return save_text(dict(cells=cells, metadata=dict(kernelspec=spec), nbformat=4, nbformat_minor=5))
+
+
+def reference_pages(folder) -> dict: return reference.pages(ROOT/'cnn_tricks', {l['stem']: l['title'] for l in lessons(folder)})
 
 
 def part_page(part, folder) -> str:
@@ -53,10 +69,7 @@ def part_page(part, folder) -> str:
         place = part['title'].lower().replace(' ', '-')
         texts += ['## Claims', 'What these lessons say to the claims that people repeat stands in the '
                   f'[table of claims](claims.ipynb#{place}).']
-    cells = [dict(cell_type='markdown', id=f'{part_stem(part)}-{i}'.replace('_', '-'), metadata={},
-                  source=t.splitlines(keepends=True)) for i, t in enumerate(texts)]
-    spec = dict(display_name='python3', language='python', name='python3')
-    return save_text(dict(cells=cells, metadata=dict(kernelspec=spec), nbformat=4, nbformat_minor=5))
+    return page(texts, part_stem(part))
 
 
 def evaluate(source, names):
@@ -84,12 +97,15 @@ def wanted(folder) -> dict:
     "What every generated file in `folder` should hold: path -> text."
     files = {folder/'sidebar.yml': sidebar(folder)}
     files |= {folder/f'{part_stem(p)}.ipynb': part_page(p, folder) for p in outline()['parts']}
+    files |= {folder/'reference'/f'{name}.ipynb': page(texts, name) for name, texts in reference_pages(folder).items()}
     return files | {p: refreshed(p) for name in ('index', 'tricks', 'claims') if (p := folder/f'{name}.ipynb').exists()}
 
 
 def stale(folder) -> dict:
-    "The files of `wanted` that are missing or different."
-    return {p: text for p, text in wanted(folder).items() if not p.exists() or p.read_text(encoding='utf-8') != text}
+    "The files of `wanted` that are missing or different; and pages of the reference that have no folder any more, as ''."
+    files = wanted(folder)
+    gone = {p: '' for p in (folder/'reference').glob('*.ipynb') if p not in files}
+    return {p: text for p, text in files.items() if not p.exists() or p.read_text(encoding='utf-8') != text} | gone
 
 
 if __name__ == '__main__':
@@ -100,5 +116,11 @@ if __name__ == '__main__':
     found = stale(ROOT/'nbs')
     for path, text in found.items():
         if check: print(f'{path.relative_to(ROOT)} is out of step: run python scripts/build/make_site.py')
-        else: path.write_text(text, encoding='utf-8'), print(f'wrote {path.relative_to(ROOT)}')
+        elif not text:
+            path.unlink()
+            print(f'removed {path.relative_to(ROOT)}')
+        else:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text, encoding='utf-8')
+            print(f'wrote {path.relative_to(ROOT)}')
     sys.exit(bool(check and found))
