@@ -272,10 +272,10 @@ def drawn(gains, sd=.004, delta=.01, rounds=4):
 def test_answers_leave_and_stay_as_they_were():
     a = drawn([.2, -.2, .005], rounds=5)
     a.rounds = 3
-    assert a.look() == ['ema'] and a.left['mixup'] == a.left['cutmix'] == 3
+    assert a.interim_analysis() == ['ema'] and a.left['mixup'] == a.left['cutmix'] == 3
     first = a['mixup'].interval
     a.rounds = 5
-    a.look()
+    a.interim_analysis()
     assert a['mixup'].interval == first and len(a['mixup'].base) == 3
     assert a.helping == ['mixup'] and a['cutmix'].verdict == 'hurts' and 'mixup' in a.answer()
 
@@ -294,7 +294,7 @@ def test_interval_by_hand():
 
 def test_recipe_is_the_base_where_the_last_check_says_it_hurts():
     a = drawn([.2])
-    a.look()
+    a.interim_analysis()
     a.final = [replace(a.arms[0], part='test'), replace(a.arms[2], part='test')]
     assert [t.name for t in a.recipe.tricks] == ['mixup'] and a.check.verdict == 'helps' and 'test images' in a.answer()
     a.final = [a.final[0], replace(a.final[1], runs=[replace(r, accuracy=.3) for r in a.final[0].runs])]

@@ -31,7 +31,7 @@ def test_outputs_are_saved_without_noise(tmp_path, monkeypatch):
         new_code_cell('"last time"'),
         new_code_cell('#| eval: false\n1/0', metadata={'tags': ['mine']}, outputs=PASTED)]
     sentences = iter(['last time', 'this time'])
-    monkeypatch.setattr(save_outputs, '_recorded_time', lambda stem: next(sentences))
+    monkeypatch.setattr(save_outputs, 'recorded_time', lambda stem: next(sentences))
     got, raw, times = save(tmp_path, monkeypatch, *cells)
     assert [len(c.outputs) for c in got] == [0, 1, 1, 0, 1, 0]
     assert got[1].outputs[0].text == 'kept\n' and got[2].outputs[0].data['text/plain'] == '2'

@@ -2,9 +2,9 @@
 import ast
 import re
 from pathlib import Path
-from .lesson import outline, lessons, _cells, _link
 from ..base.display import Table
 from ..base.paths import lessons_path
+from .lesson import lesson_link, lessons, notebook_cells, outline
 
 __all__ = ['collect_answers', 'claims_table', 'lessons_table', 'tricks_table']
 
@@ -13,16 +13,19 @@ def _statements(cell):
     "The parsed statements of a code cell, magics left out."
     return ast.parse(re.sub(r'^[%!].*', '', cell['source'], flags=re.M)).body
 
+
 def _asserts(cell):
     "Does a cell assert something, by `assert` or by one of fastcore's `test_...`?"
     return any(isinstance(n, ast.Assert) or isinstance(n, ast.Call) and getattr(n.func, 'id', '').startswith('test_')
                or isinstance(n, ast.Call) and getattr(n.func, 'id', '') == 'expect_fail'
                for s in _statements(cell) for n in ast.walk(s))
 
+
 def _arguments(call):
     "The arguments of an `answer(...)` that are written out; None for those that are computed."
     args = dict(zip(('claim_id', 'verdict', 'evidence'), call.args)) | {k.arg: k.value for k in call.keywords}
-    return {k: v.value if isinstance(v, ast.Constant) else None for k,v in args.items()}
+    return {k: v.value if isinstance(v, ast.Constant) else None for k, v in args.items()}
+
 
 def _printed(cell, prefix):
     "What a cell's saved output says after `prefix`."
@@ -36,12 +39,12 @@ def collect_answers(
     "The answers that the lessons give: each statement `answer(...)`, read from the notebooks without running them."
     rows = []
     for path in sorted(Path(folder or lessons_path()).glob('[0-9][0-9]_*.ipynb')):
-        for i,cell in enumerate(_cells(path)):
+        for i, cell in enumerate(notebook_cells(path)):
             if cell['cell_type'] != 'code' or 'answer(' not in cell['source']: continue
             for call in (s.value for s in _statements(cell) if isinstance(s, ast.Expr)):
                 if not isinstance(call, ast.Call) or getattr(call.func, 'id', '') != 'answer': continue
                 args = _arguments(call)
-                claim,verdict = args.get('claim_id'),args.get('verdict')
+                claim, verdict = args.get('claim_id'), args.get('verdict')
                 evidence = args.get('evidence') or _printed(cell, f'{claim}: {verdict}. ')
                 rows.append(dict(claim=claim, verdict=verdict, evidence=evidence, lesson=path.stem, cell=i,
                                  asserts=_asserts(cell)))
@@ -60,9 +63,10 @@ def claims_table(
         for c in outline()['claims']:
             if lesson['stem'][3:] not in c['lessons']: continue
             a = found.get((c['id'], lesson['stem']), {})
-            verdict,evidence = a.get('verdict', 'missing' if lesson['there'] else 'planned'),a.get('evidence', '')
+            verdict = a.get('verdict', 'missing' if lesson['there'] else 'planned')
+            evidence = a.get('evidence', '')
             rows.append(dict(id=f"`{c['id']}`", claim=c['claim'], correct=c.get('correct', ''), stem=lesson['stem'],
-                             lesson=_link(lesson, '#claims' if a else ''), verdict=verdict, evidence=evidence,
+                             lesson=lesson_link(lesson, '#claims' if a else ''), verdict=verdict, evidence=evidence,
                              found=f'**{verdict}** {evidence}' if a else verdict))
     return Table(rows, dict(id='', claim='claim', lesson='lesson', found='verdict'))
 
@@ -72,12 +76,12 @@ def lessons_table(
     folder:str|Path=None, # where the notebooks are; default: `lessons_path()`
 )->Table: # its `rows` have `lesson`, `about`, `status`, `stem`; a row without a `stem` opens a part
     "The course's map: every lesson, with what it is about."
-    found,rows = lessons(folder),[]
+    found, rows = lessons(folder), []
     for p in outline()['parts']:
         if part is None:
             rows.append(dict(stem='', lesson=f"**{p['number']} {p['title']}**", about=f"*{p['question']}*", status=''))
         if part in (None, p['number']):
-            rows += [dict(l, lesson=_link(l), status='' if l['there'] else 'planned')
+            rows += [dict(l, lesson=lesson_link(l), status='' if l['there'] else 'planned')
                      for l in found if l['part'] == p['number']]
     return Table(rows, dict(lesson='lesson', about='in one line', status=''))
 
@@ -88,17 +92,17 @@ def tricks_table(
     folder:str|Path=None, # where the notebooks are; default: `lessons_path()`
 )->Table: # its `rows` have `name`, `stem` (of the lesson), `tldr`, `when`, `cost`, `suggested`
     "Every trick's card in a line, and the lessons whose trick is still planned."
-    text = lambda v: v if isinstance(v, str) else '; '.join(v)
+    def text(v): return v if isinstance(v, str) else '; '.join(v)
     rows = []
     for l in lessons(folder):
         if part not in (None, l['part']): continue
         cards = {n: tricks[n].card for n in tricks if tricks[n].__module__.rpartition('.')[2] == l['stem'][3:]}
-        for name,c in cards.items():
-            rows.append(dict(trick=f'`{name}` in lesson {_link(l)}', stem=l['stem'], name=name, tldr=text(c.tldr),
+        for name, c in cards.items():
+            rows.append(dict(trick=f'`{name}` in lesson {lesson_link(l)}', stem=l['stem'], name=name, tldr=text(c.tldr),
                              when=f'{text(c.when)} **Not when:** {text(c.when_not)}', cost=text(c.cost),
                              suggested=text(c.suggested)))
         if not cards and l['kind'] == 'trick' and not l['there']:
-            rows.append(dict(trick=_link(l), stem=l['stem'], name='', tldr=f"*planned*: {l['about']}", when='', cost='',
-                             suggested=''))
+            rows.append(dict(trick=lesson_link(l), stem=l['stem'], name='', tldr=f"*planned*: {l['about']}", when='',
+                             cost='', suggested=''))
     return Table(rows, dict(trick='trick', tldr='in one line', when='use it when', cost='what it costs',
                             suggested='start with'))

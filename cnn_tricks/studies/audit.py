@@ -127,7 +127,7 @@ def _search(job): # rounds, until all is answered or the time is up
     a = job.audit
     while not a.ended:
         if a.rounds >= FIRST:
-            open_ = a.look()
+            open_ = a.interim_analysis()
             if not open_: break
             late = _next_round(job, [n for n in (CONTROL, *open_) if n not in a.left]) + _check_time(job) > job.left()
             a.ended = late or a.rounds >= a.plan['most']

@@ -1,17 +1,20 @@
 """The plan of an audit: which tricks, in how many rounds, within which time"""
-import inspect, json, math, warnings
+import inspect
+import json
+import math
+import warnings
 from dataclasses import dataclass
 from functools import cache
 from statistics import median
 
-from ..base.paths import records_path
 from .audit_boundary import FIRST
 from ..base.machine import default_device
-from ..measure.compare import _refused
-from ..nets.networks import networks
+from ..base.paths import records_path
 from ..core.components import losses, optimizers, schedules
 from ..core.recipe import Recipe, Trick, plan, tricks
 from ..core.train import learner
+from ..measure.compare import _refused
+from ..nets.networks import networks
 
 __all__ = ['Plan', 'TooShort', 'make_plan', 'promise', 'usable']
 
@@ -22,12 +25,17 @@ class Plan:
     seconds:float # of training, each run
     full:float # seconds of training that the recipe itself asks for
     tricks:int # how many are tried
-    rounds:int # seeds for each, if none leaves early
-    most:int # seeds at most, where tricks leave and free their time
+    rounds:int # seeds for each, if none is dropped early
+    most:int # seeds at most, where tricks are dropped and free their time
     pairs:int # runs of each side in the last check
+
 
 class TooShort(ValueError):
     "The minutes do not suffice for one trick with three seeds"
+
+
+def _runs(n, rounds, pairs): # how many runs: with base and control, a round that measures costs, the last check
+    return (n + 2)*(rounds + 1) + 2*pairs
 
 
 def make_plan(
@@ -38,8 +46,10 @@ def make_plan(
     extra:float, # seconds that a run takes on top of its training: validation, building the network
     available:int, # tricks that could be tried, at least 1
     most:int=20 # seeds for each at most, at least `FIRST`
-)->Plan: # raises `TooShort`, which says how many minutes it takes
-    "What suffers first where time is short: the length of the runs, then the number of tricks, then that of seeds"
+)->Plan: # how the minutes are spent
+    """The plan of an audit; where time is short it cuts the length of the runs, then tricks, then seeds
+
+    Raises `TooShort` where the minutes do not suffice for one trick with three seeds; it says how many do."""
     time, least, few = 60*minutes - spent, min(least, full), min(8, most)
     seconds = min(full, max(least, time/_runs(min(available, 6), few, 5) - extra))
     runs = time/(seconds + extra)
@@ -52,14 +62,12 @@ def make_plan(
                        f'on these images and this machine it takes about {need:g} minutes')
     return Plan(seconds, full, n, rounds, min(most, 2*rounds), pairs)
 
-def _runs(n, rounds, pairs): # how many runs: with base and control, a round that measures costs, the last check
-    return (n + 2)*(rounds + 1) + 2*pairs
-
 
 def _comparisons(d): # a recorded result as plain values -> pairs (recipe without, comparison)
     if d.get('kind') == 'ledger': return [(d['base']['recipe'], c) for c in d['comparisons']]
     if d.get('kind') == 'comparison': return [(d['base']['recipe'], d)]
     return [] if 'kind' in d else [p for v in d.values() for p in _comparisons(v)]
+
 
 @cache
 def _recorded(): # -> tuple of (trick, its parameters, network, difference), from every recorded comparison of one trick
@@ -74,11 +82,12 @@ def _recorded(): # -> tuple of (trick, its parameters, network, difference), fro
             found.append((extra[0]['name'], params, base['network'], c['difference']))
     return tuple(found)
 
+
 def promise(
     trick:Trick, # with its parameters
     network:str # a name in `networks`: the network to be trained
 )->float: # difference of accuracy; 0 where nothing is recorded
-    "What the course recorded of a trick: the middle of its differences; of another network, 0.3 points at most"
+    "What the course recorded of a trick: the median of its differences; of another network, 0.3 points at most"
     rows = [r for r in _recorded() if r[0] == trick.name]
     rows = [r for r in rows if r[1] == trick.params()] or rows
     same = [r[3] for r in rows if r[2] == network]
@@ -91,6 +100,7 @@ def _unfair(t, data): # '' or why a comparison on these images would say nothing
     known = t.name == 'fine_tune' and t.weights != 'imagenet' and 'Fashion-MNIST' in data.name
     return 'its weights were learned from these very images' if known else ''
 
+
 def _filled(r): # a planned recipe -> its fields, arguments with their defaults
     d = r.replace(tricks=()).to_dict()
     for field, registry in dict(network=networks, optimizer=optimizers, schedule=schedules, loss=losses).items():
@@ -98,9 +108,11 @@ def _filled(r): # a planned recipe -> its fields, arguments with their defaults
         d[f'{field}_args'] = {p.name: p.default for p in params if p.default is not p.empty} | d[f'{field}_args']
     return json.loads(json.dumps(d, default=str))
 
+
 def _weights(recipe, data): # -> what the network is made of and starts with
     model = learner(recipe, data, 0, 'cpu').model
     return str(model), [v.double().sum().item() for v in model.state_dict().values()]
+
 
 def _idle(base, trick, data): # has the recipe already what the trick would bring?
     if any(getattr(type(trick), hook) is not getattr(Trick, hook) for hook in ('loaders', 'callbacks', 'fit')):
@@ -115,7 +127,9 @@ def usable(
     names=None, # names of tricks, or `Trick`s; None: every registered one with its default settings
     device=None # torch device; None picks the fastest kind here
 )->tuple: # list of `Trick`s, the most promising first; dict: those that cannot be tried -> the reason in one line
-    "Which tricks an audit can try on this recipe, these images and this machine"
+    """Which tricks an audit can try on this recipe, these images and this machine
+
+    `TypeError` for what is neither a name nor a `Trick`, `ValueError` for an unknown name and one that comes twice."""
     asked = [tricks[t]() if isinstance(t, str) else t for t in (tricks.names() if names is None else names)]
     for t in asked:
         if not isinstance(t, Trick): raise TypeError(f'tricks: {t!r} is neither a name nor a Trick')

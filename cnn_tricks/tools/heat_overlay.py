@@ -4,8 +4,8 @@ import torch
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from .gradcam import grad_cam, network_input
 from ..core.recipe import Card
+from .gradcam import grad_cam, network_input
 
 __all__ = ['CARD', 'overlay', 'show_heat', 'explain']
 
@@ -17,12 +17,15 @@ def _rgb(image): # a picture -> float (H, W, 3) in [0, 1]
     a = a/255 if a.dtype == np.uint8 else a.clip(0, 1)
     return np.broadcast_to(a, (*a.shape[:2], 3))
 
+
 def overlay(
     image, # a picture, (1, H, W) or (3, H, W): uint8, or float in [0, 1]; tensor or array
     heat, # (H, W) in [0, 1], as a row of `grad_cam`
     strength:float=0.7 # how far the hottest pixel takes the colour's place, in [0, 1]
 )->np.ndarray: # float (H, W, 3) in [0, 1]
-    "A picture in grey with heat over it: cold places keep the picture, hot ones turn yellow"
+    """A picture in grey with heat over it: cold places keep the picture, hot ones turn yellow
+
+    `ValueError` where the strength is outside [0, 1], the image has another shape, or the map another size."""
     if not 0 <= strength <= 1: raise ValueError(f'strength={strength}: must be between 0 and 1')
     rgb, heat = _rgb(image), np.asarray(heat, dtype=float)
     if heat.shape != rgb.shape[:2]: raise ValueError(f'heat is {heat.shape}, image {rgb.shape[:2]}: must be as large')
@@ -36,7 +39,9 @@ def show_heat(
     titles=None, # a line over each picture
     side:float=1. # width of a picture, in inches
 )->Figure: # pictures above, the same with heat below; `savefig(path)` writes it
-    "Pictures and where a network looks in them, one above the other"
+    """Pictures and where a network looks in them, one above the other
+
+    `ValueError` where there are not as many maps as images, and as from `overlay`."""
     if len(images) != len(heats): raise ValueError(f'{len(images)} images, {len(heats)} maps: must be as many')
     n, (h, w) = len(images), images[0].shape[1:]
     fig = Figure(figsize=(side*n, 2*side*h/w + 0.3), layout='constrained', facecolor='white')
@@ -55,7 +60,9 @@ def explain(
     target:str=None, # the class to explain, by name; None: the most probable one
     layer=None # as for `grad_cam`
 )->Figure: # the picture, and the picture with heat; `savefig(path)` writes it
-    "What a trained network says of a picture, and where it sees that"
+    """What a trained network says of a picture, and where it sees that (Grad-CAM, Selvaraju et al. 2016)
+
+    `ValueError` where `target` is none of the network's classes, and as from `grad_cam`."""
     if target is not None and target not in trained.classes:
         raise ValueError(f"target={target!r}: must be one of {', '.join(map(str, trained.classes))}")
     x = (image if torch.is_tensor(image) else torch.from_numpy(np.array(image)))[None]

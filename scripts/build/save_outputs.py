@@ -22,7 +22,7 @@ from nbdev.config import get_config
 from nbdev.test import nb_test_cells
 from PIL import Image
 
-from cnn_tricks.course.lesson import _recorded_time
+from cnn_tricks.course.lesson import recorded_time
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMES = ROOT/'results'/'times.json'
@@ -124,9 +124,9 @@ def save(path, cell_timeout=120):
     for c in nb.cells:
         if c.cell_type == 'code': c.outputs = [o for o in c.outputs if not is_noise(o)]
     if path.read_bytes() != before: sys.exit(f'{path}: changed while it ran; nothing saved, run this again')
-    last = _recorded_time(path.stem)
+    last = recorded_time(path.stem)
     note_time(path.stem, seconds)
-    replace_text(nb, last, _recorded_time(path.stem))  # the lesson showed the time of its last run
+    replace_text(nb, last, recorded_time(path.stem))  # the lesson showed the time of its last run
     shrink_figures(nb)
     nbformat.write(nb, path)
     with working_directory(ROOT): nbdev_clean(str(path))  # it looks for its settings there
