@@ -218,8 +218,11 @@ def audit(
     path:Path=None, # file to keep it in after every run; one that is there goes on
     tell=None, # is called with what is about to happen (text) and the `Audit` so far
     device=None # torch device; None picks the fastest kind here
-)->Audit: # raises `TooShort` where the minutes do not suffice for one trick with three seeds
-    "Which tricks help these images on this machine? Compared at equal seconds of training, over seeds, within minutes"
+)->Audit: # the comparisons, the verdicts and the recipe with what helped
+    """Which tricks help these images on this machine? Compared at equal seconds of training, over seeds, within minutes
+
+    Raises `TooShort` where the minutes do not suffice for one trick with three seeds, and `ValueError` for values out
+    of range, where no trick can be tried, and where `path` holds another audit."""
     base, device = base or recipes['fast'], device or default_device()
     asked = _asked(base, tricks, data, minutes, rounds, delta, seed)
     job = _Job(_again(path, asked) or Audit(asked), data, path, tell, device)

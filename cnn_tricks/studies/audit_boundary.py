@@ -12,7 +12,7 @@ import numpy as np
 from scipy import stats
 
 # %% ../../nbs/80_audit.ipynb #b615b633
-FIRST = 3 # seeds before the first look
+FIRST = 3 # seeds before the first interim analysis
 OUTCOMES = 'undecided', 'helps', 'hurts', 'no difference beyond δ'
 
 def judge(
@@ -25,14 +25,14 @@ def judge(
     return np.select([(low >= -delta) & (high <= delta), low > 0, high < 0], [3, 1, 2], 0)
 
 def shared_spread(
-    own:np.ndarray # (..., tricks): spread of each trick's paired differences
+    own:np.ndarray # (..., tricks): standard deviation of each trick's paired differences
 )->np.ndarray: # (..., tricks), nowhere smaller
-    "The larger of a trick's own spread and the middle one of all tricks': three seeds can agree by luck"
+    "The larger of a trick's own standard deviation and the median of all tricks': three seeds can agree by luck"
     return np.maximum(own, np.median(own, -1, keepdims=True))
 
 # %% ../../nbs/80_audit.ipynb #8b66272c
 class Sums:
-    "Mean and spread of differences that come one seed after the other, for many audits and tricks at once"
+    "Mean and standard deviation of differences that come seed after seed, for many audits and tricks at once"
     def __init__(self, audits:int, arms:int): # how many of each
         self.n, self.sum, self.squares = 0, np.zeros((audits, arms)), np.zeros((audits, arms))
     def add(self, differences): # (audits, arms): one seed more
@@ -57,11 +57,14 @@ def boundary(
     alpha:float=0.05, # the chance that is allowed for any wrong interval in the whole audit
     audits:int=20_000, # how many audits to simulate
     seed:int=0 # of the simulation
-)->tuple: # two dicts, seeds -> factor: for a look that others may follow, and for the last one
-    "Half-widths of the intervals, in `shared_spread / sqrt(seeds)`: with them, few audits of useless tricks ever err"
+)->tuple: # two dicts, seeds -> factor: for an analysis that others may follow, and for the last one
+    """Half-widths of the intervals, in `shared_spread / sqrt(seeds)`: with them, few audits of useless tricks ever err
+
+    An error-spending boundary (Lan and DeMets 1983), found by simulation. `ValueError` without an arm or with too few
+    seeds."""
     if arms < 1 or most < FIRST: raise ValueError(f'arms={arms}, most={most}: at least 1 arm and {FIRST} seeds')
     rng, sums, going, last = np.random.default_rng(seed), Sums(audits, arms), {}, {}
-    own = np.exp(0.4*rng.normal(size=(audits, arms))) # some tricks are wilder than others
+    own = np.exp(0.4*rng.normal(size=(audits, arms))) # some tricks vary more than others
     right = np.ones(audits, bool) # audits in which no interval has missed the truth, which is 0, so far
     for n in range(1, most + 1):
         sums.add(own*rng.normal(size=own.shape) - rng.normal(size=(audits, 1)))
@@ -76,18 +79,18 @@ def boundary(
 # %% ../../nbs/80_audit.ipynb #09eb0fe7
 def simulate_audits(
     gains:list, # what each trick is truly worth, in accuracy
-    spread=0.008, # of the paired differences between seeds: one number, or one for each trick
-    rounds:int=6, # the time allows so many seeds if no trick leaves
+    spread=0.008, # standard deviation of the paired differences between seeds: one number, or one for each trick
+    rounds:int=6, # the time allows so many seeds if no trick is dropped
     *, delta:float=0.01, audits:int=4_000, seed:int=1, # smallest difference that matters; how many; of the simulation
     corrected:bool=True, # the audit's own boundary; False: plain 95% t intervals, after every round
-)->dict: # arrays (audits, tricks): `verdict` (of `OUTCOMES`, as numbers), `mean` (when it left), `seeds`
-    "Whole audits with known truth, tricks leaving and time running out, in a second"
+)->dict: # arrays (audits, tricks): `verdict` (of `OUTCOMES`, as numbers), `mean` (when it was dropped), `seeds`
+    "Whole audits with known truth, in which tricks are dropped and time runs out, in a second"
     gains, k, most = np.r_[0, gains], len(gains) + 1, 2*rounds
     rng, sums, spreads = np.random.default_rng(seed), Sums(audits, k), np.broadcast_to(spread, k - 1)
     spreads, factors = np.r_[spreads.min(), spreads], boundary(k, most) if corrected else _plain(most)
     verdict, mean, own, seeds = (np.zeros((audits, k), t) for t in (int, float, float, int))
     there, running, used = np.ones((audits, k), bool), np.ones(audits, bool), np.zeros(audits)
-    def looked(factor): # those of tricks that have left stay
+    def verdicts(factor): # those of dropped tricks stay
         half = factor[n]*(shared_spread(own) if corrected else own) / n**0.5
         return np.where(there, judge(mean - half, mean + half, delta), verdict)
     for n in range(1, most + 1):
@@ -95,10 +98,10 @@ def simulate_audits(
         there, used = there & running[:, None], used + running*(there.sum(1) + 1)
         if n < FIRST: continue
         mean, own, seeds = (np.where(there, *v) for v in ((sums.mean, mean), (sums.spread, own), (n, seeds)))
-        verdict = looked(factors[0])
+        verdict = verdicts(factors[0])
         there &= verdict == 0
         late = (used + there.sum(1) + 1 > rounds*(k + 1)) | (n == most)
-        verdict = np.where(late[:, None], looked(factors[1]), verdict)
+        verdict = np.where(late[:, None], verdicts(factors[1]), verdict)
         running &= ~late & there[:, 1:].any(1)
     return {name: v[:, 1:] for name, v in dict(verdict=verdict, mean=mean, seeds=seeds).items()}
 
