@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from ..measure.repeated_runs import _arm, _check, _one_run, plan_steps
-from .audit_plan import Plan, TooShort, make_plan, usable
+from .audit_plan import TooShort, make_plan, usable
 from .audit_result import CONTROL, Audit, Audited
 from ..measure.comparison import _check_delta
 from ..data.images import ImageData
