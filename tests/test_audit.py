@@ -59,13 +59,13 @@ def test_sums_are_those_of_numpy():
     assert np.allclose(sums.mean, x.mean(0)) and np.allclose(sums.spread, x.std(0, ddof=1))
 
 
-def test_boundary_of_one_trick_and_one_look_is_students():
+def test_boundary_of_one_trick_and_one_analysis_is_students():
     for alpha in .05, .2:
         assert abs(boundary(1, FIRST, alpha, 200_000)[1][FIRST]/stats.t.ppf(1 - alpha/2, FIRST - 1) - 1) < .03
 
 
 def test_boundary_holds_its_promise_on_other_draws():
-    "The share of simulated audits, drawn with another generator, in which any interval at any look misses 0"
+    "The share of simulated audits, drawn with another generator, in which any interval at any analysis misses 0"
     arms, most = 5, 8
     going, last = boundary(arms, most)
     rng, wrong = np.random.default_rng(77), 0
@@ -289,7 +289,7 @@ def test_interval_by_hand():
         assert np.allclose(a[arm.name].interval, (d - half, d + half))
     wide = a['mixup'].interval
     a.ended = True
-    assert a['mixup'].interval[0] > wide[0]  # the last look has more to spend
+    assert a['mixup'].interval[0] > wide[0]  # the last analysis has more to spend
 
 
 def test_recipe_is_the_base_where_the_last_check_says_it_hurts():
