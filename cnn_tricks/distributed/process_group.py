@@ -170,7 +170,7 @@ def on_processes(
     fn, # function; each process calls `fn(*args)`, and finds the others through `torch.distributed`
     *args, # of `fn`
     n:int=2, # processes, at least 2, one thread each
-    seconds:float=60. # how long one waits for another
+    seconds:float=None # how long one waits for another; None: the variable CNN_TRICKS_TIMEOUT, or 300
 )->list: # what each process returned, by rank
     "Run `fn` in `n` processes of this machine with accelerate's `notebook_launcher`, on the processor"
     from accelerate import notebook_launcher
