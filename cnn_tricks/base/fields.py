@@ -1,4 +1,4 @@
-"""Dataclass fields that check their type and their bounds when they are set"""
+"""Checks of values and of dataclass fields: their type, that numbers are finite, their bounds"""
 import dataclasses, math, numbers, types, typing
 
 __all__ = ['bounded', 'choice', 'check_fields', 'check_value']
@@ -13,31 +13,53 @@ def bounded(default=dataclasses.MISSING,  # The field's default
     meta = dict(ge=ge, gt=gt, le=le, lt=lt, optional=optional)
     return dataclasses.field(default=default, metadata={k: v for k, v in meta.items() if v is not None})
 
+
 def choice(default,  # The field's default
            *options,  # What it may be
            ) -> dataclasses.Field:
     "A dataclass field for one of `options`"
     return dataclasses.field(default=default, metadata=dict(options=options))
 
-_bounds = dict(ge=('at least', lambda v, b: v >= b), gt=('greater than', lambda v, b: v > b),
-               le=('at most', lambda v, b: v <= b), lt=('less than', lambda v, b: v < b))
 
 def check_fields(obj):  # An instance of a dataclass
-    "Check every field against its annotation and its `bounded` or `choice`; `None` passes only where it is allowed"
+    """Check every field against its annotation and its `bounded` or `choice`; `None` passes only where it is allowed
+
+    A number of numpy's becomes a plain one. Raises `TypeError` for a value of another type, `ValueError` for a number
+    that is not finite or out of bounds and for a value that is none of the options.
+    """
     hints = typing.get_type_hints(type(obj))
     for f in dataclasses.fields(obj):
-        value, meta = getattr(obj, f.name), f.metadata
-        allowed = _plain_types(hints[f.name])
-        if value is None and (meta.get('optional') or type(None) in allowed): continue
-        value = _check_type(obj, f.name, value, allowed)
+        given, meta, kinds = getattr(obj, f.name), f.metadata, _plain_types(hints[f.name])
+        if given is None and (meta.get('optional') or type(None) in kinds): continue
+        value = check_value(f.name, given, *kinds, **{k: meta[k] for k in _BOUNDS if k in meta})
+        if value is not given: object.__setattr__(obj, f.name, value)
         if 'options' in meta and value not in meta['options']:
             raise ValueError(f'{f.name}={value!r}: must be one of {", ".join(map(repr, meta["options"]))}')
-        limits = [(words, meta[k], test) for k, (words, test) in _bounds.items() if k in meta]
-        if not all(test(value, limit) for _, limit, test in limits):
-            raise ValueError(f'{f.name}={value!r}: must be ' + ' and '.join(f'{w} {b}' for w, b, _ in limits))
 
 
-_type_words = {int: 'a whole number', float: 'a number', bool: 'True or False', str: 'a string'}
+def check_value(name: str,  # What to call it in the error
+                value,  # What was given
+                *kinds,  # The types that it may have: int, float, bool, str, type(None), ...; none: any
+                interval: str = '',  # Where a number must lie, as in '[0, 1)'; 'inf' for an open end
+                **limits):  # The same as in `bounded`: ge, gt, le, lt
+    """The value, as a plain int or float where it is one of numpy's
+
+    Raises `TypeError` for a value of another type, `ValueError` for a number that is not finite or out of bounds; the
+    message has the name, the value and what it must be.
+    """
+    if value is None and type(None) in kinds: return value
+    if kinds: value = _of_kind(name, value, set(kinds), f'lie in {interval}' if interval else 'be a finite number')
+    if interval and not _inside(value, interval): raise ValueError(f'{name}={value!r}: must lie in {interval}')
+    bounds = [(words, limits.pop(k), test) for k, (words, test) in _BOUNDS.items() if k in limits]
+    if limits: raise TypeError(f'check_value: no such limit: {", ".join(limits)}; there are: {", ".join(_BOUNDS)}')
+    if all(test(value, limit) for _, limit, test in bounds): return value
+    raise ValueError(f'{name}={value!r}: must be ' + ' and '.join(f'{words} {limit}' for words, limit, _ in bounds))
+
+
+_BOUNDS = dict(ge=('at least', lambda v, b: v >= b), gt=('greater than', lambda v, b: v > b),
+               le=('at most', lambda v, b: v <= b), lt=('less than', lambda v, b: v < b))
+_TYPE_WORDS = {int: 'a whole number', float: 'a number', bool: 'True or False', str: 'a string'}
+
 
 def _plain_types(hint):
     "The types that an annotation names; empty: anything"
@@ -45,30 +67,21 @@ def _plain_types(hint):
     if origin in (typing.Union, types.UnionType): return {t for a in typing.get_args(hint) for t in _plain_types(a)}
     return {o for o in [origin or hint] if isinstance(o, type)}
 
-def _check_type(obj, name, value, allowed):
-    "`value`, as a plain int or float where it is one of numpy's; raises `TypeError` where no allowed type fits"
-    if not allowed: return value
+
+def _of_kind(name, value, kinds, finite):
+    "`value`, as a plain int or float where it is one of numpy's; raises where no kind fits or it is not finite"
     number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     fits = {int: number and isinstance(value, numbers.Integral), float: number}
-    if not any(fits[t] if t in fits else isinstance(value, t) for t in allowed):
-        words = ' or '.join(_type_words.get(t, t.__name__) for t in sorted(allowed - {type(None)}, key=str))
+    if not any(fits[t] if t in fits else isinstance(value, t) for t in kinds):
+        words = ' or '.join(_TYPE_WORDS.get(t, t.__name__) for t in sorted(kinds - {type(None)}, key=str))
         raise TypeError(f'{name}={value!r}: must be {words}, not {type(value).__name__}')
-    if number and not math.isfinite(value): raise ValueError(f'{name}={value!r}: must be a finite number')
-    if number and type(value) not in (int, float):
-        value = int(value) if isinstance(value, numbers.Integral) else float(value)
-        object.__setattr__(obj, name, value)
-    return value
+    if number and not math.isfinite(value): raise ValueError(f'{name}={value!r}: must {finite}')
+    if not number or type(value) in (int, float): return value
+    return int(value) if isinstance(value, numbers.Integral) else float(value)
 
 
-def check_value(name: str,  # What to call it in the error
-                value,  # What was given
-                *kinds,  # The types that it may have: int, float, bool, str, type(None), ...
-                **limits):  # Bounds, as for `bounded`: ge, gt, le, lt
-    "The value, as a plain number where it is one of numpy's; `TypeError` or `ValueError`, in a line, where it is wrong"
-    if value is None and type(None) in kinds: return value
-    held = types.SimpleNamespace(**{name: value})
-    _check_type(held, name, value, set(kinds))
-    for key, limit in limits.items():
-        words, test = _bounds[key]
-        if not test(value, limit): raise ValueError(f'{name}={value!r}: must be {words} {limit}')
-    return getattr(held, name)
+def _inside(value, interval):
+    "Does a number lie in an interval as in '[0, 1)'?"
+    low, high = map(float, interval[1:-1].split(','))
+    return (value >= low if interval[0] == '[' else value > low) and \
+           (value <= high if interval[-1] == ']' else value < high)

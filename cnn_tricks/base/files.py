@@ -8,7 +8,10 @@ __all__ = ['atomic_write']
 
 @contextmanager
 def atomic_write(path: str | Path):  # The file to write -> an open binary file
-    "Write a file whole or not at all: to a temporary file beside it, flushed to the disk, then renamed"
+    """Write a file whole or not at all: to a temporary file beside it, flushed to the disk, then renamed
+
+    Where the block raises, or the disk is full (`OSError`), the old file stays as it was.
+    """
     path = Path(path)
     tmp = path.with_name(f'.{path.name}.{os.getpid()}')
     try:

@@ -1,38 +1,36 @@
 """The machine that a run was made on: processor, memory, accelerators, and the device that is used by default"""
 import os, platform
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-__all__ = ['Machine', 'default_device', 'machine']
+__all__ = ['Machine', 'default_device', 'machine', 'fitting_threads']
 
 
 @dataclass(frozen=True)
 class Machine:
     "What a figure has to be read against: device, cores, threads, memory and versions"
-    device:str # 'cpu', 'cuda' or 'mps'
-    name:str # the processor's or the accelerator's name
-    cores:int # CPU cores this process may use
-    threads:int # threads torch uses
-    memory_gb:float # memory of the machine, in GiB
-    system:str # operating system and architecture
-    torch:str # torch's version
+    device: str  # 'cpu', 'cuda' or 'mps'
+    name: str  # The processor's or the accelerator's name
+    cores: int  # CPU cores this process may use
+    threads: int  # Threads torch uses
+    memory_gb: float  # Memory of the machine, in GiB
+    system: str  # Operating system and architecture
+    torch: str  # torch's version
 
     def __str__(self):
         return f'{self.name}, {self.threads} thread{"s" * (self.threads != 1)}, torch {self.torch}'
 
-def _cpu_name():
-    info = Path('/proc/cpuinfo')
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [l.split(':')[1].strip() for l in lines if l.startswith('model name')]
-    return names[0] if names else platform.processor() or platform.machine()
 
-def default_device(): # -> 'cuda', 'mps' or 'cpu'
+def default_device() -> str:  # 'cuda', 'mps' or 'cpu'
     "The fastest kind of device that torch sees here"
     return 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
 
-def machine(device:str=None): # 'cpu', 'cuda', 'mps'; None for the default -> `Machine`
+
+def machine(device: str | None = None,  # 'cpu', 'cuda', 'mps'; None: the default
+            ) -> Machine:
     "Describe this machine, without touching its settings"
     device = str(device or default_device()).split(':')[0]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
@@ -41,3 +39,20 @@ def machine(device:str=None): # 'cpu', 'cuda', 'mps'; None for the default -> `M
     name = torch.cuda.get_device_name() if device == 'cuda' else _cpu_name()
     return Machine(device, name, cores, torch.get_num_threads(), round(memory, 1),
                    f'{platform.system()} {platform.machine()}', torch.__version__)
+
+
+@contextmanager
+def fitting_threads(numbers: int,  # How many numbers an operation handles
+                    ):  # A context
+    "One thread for so little work that threads would wait for each other longer than they work; then as before"
+    threads = torch.get_num_threads()
+    if numbers < 1 << 18: torch.set_num_threads(1)
+    try: yield
+    finally: torch.set_num_threads(threads)
+
+
+def _cpu_name():
+    info = Path('/proc/cpuinfo')
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [l.split(':')[1].strip() for l in lines if l.startswith('model name')]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -1,10 +1,11 @@
 """Optimisers, schedules and losses by name"""
-import json, math, numbers
+import json
 
 import torch
 from fastai.callback.schedule import combined_cos
 from fastai.losses import CrossEntropyLossFlat
 
+from ..base.fields import check_value
 from ..base.registry import Registry
 
 __all__ = ['optimizers', 'schedules', 'losses', 'in_range', 'sgd', 'adam', 'adamw', 'cross_entropy', 'fixed', 'one_cycle', 'plain_args']
@@ -19,13 +20,8 @@ def in_range(
     interval:str, # where it must lie, as in '[0, 1)'; 'inf' for an open end
     whole:bool=False # must it be a whole number?
 ):
-    "`TypeError` unless `value` is a number (a whole one), `ValueError` unless it is finite and lies in `interval`"
-    kind, word = (numbers.Integral, 'a whole number') if whole else (numbers.Real, 'a number')
-    if isinstance(value, bool) or not isinstance(value, kind): raise TypeError(f'{name}={value!r}: must be {word}')
-    low, high = map(float, interval[1:-1].split(','))
-    above = value >= low if interval[0] == '[' else value > low
-    below = value <= high if interval[-1] == ']' else value < high
-    if not (above and below and abs(value) < math.inf): raise ValueError(f'{name}={value!r}: must lie in {interval}')
+    "`check_value` for a number and an interval: `TypeError` or `ValueError`, in a line, where it is wrong"
+    check_value(name, value, int if whole else float, interval=interval)
 
 
 @optimizers.register('sgd')
