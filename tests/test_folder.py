@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from cnn_tricks.data import download as files
+from cnn_tricks.base import display
+from cnn_tricks.data import cache as arrays
 from cnn_tricks.data.image_folder import FolderError, read_folder
 
 
@@ -463,7 +464,7 @@ def test_unwritable_cache_is_no_error(root, cache):
 
 def test_full_disk_is_one_line(root, monkeypatch):
     def full(*a): raise OSError(28, 'No space left on device')
-    monkeypatch.setattr(files.os, 'posix_fallocate', full)
+    monkeypatch.setattr(arrays.os, 'posix_fallocate', full)
     refused(root, 'its images find no room: No space left on device', max_memory=1000)
 
 
@@ -485,17 +486,17 @@ def test_cache_leaves_no_parts_and_keeps_twenty(root, cache):
 
 def test_bar_appears_for_long_work_alone(capsys, monkeypatch):
     clock = [0.]
-    monkeypatch.setattr(files.time, 'monotonic', lambda: clock[0])
-    with files.SlowBar('quick', 10) as bar:
+    monkeypatch.setattr(display.time, 'monotonic', lambda: clock[0])
+    with display.SlowBar('quick', 10) as bar:
         clock[0] = 0.1
         bar.update(5)
         assert bar.bar is None
     clock[0] = 0.
-    with files.SlowBar('slow', 10) as bar:
+    with display.SlowBar('slow', 10) as bar:
         clock[0] = 0.5
         bar.update(1)
         assert bar.bar is not None
-    with files.SlowBar('silent', 10, show=False) as bar:
+    with display.SlowBar('silent', 10, show=False) as bar:
         clock[0] = 9.
         bar.update(1)
         assert bar.bar is None

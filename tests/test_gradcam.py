@@ -18,7 +18,7 @@ from cnn_tricks.data.datasets import embedded
 from cnn_tricks.tools.gradcam import WatchHeat, deletion_curve, grad_cam, heat_share, map_layers, network_input
 from cnn_tricks.tools.heat_overlay import CARD, explain, overlay, show_heat
 from cnn_tricks.nets.networks import networks
-from cnn_tricks.data.decode import _decode
+from cnn_tricks.data.decode import decode_or_reason
 from cnn_tricks.core.recipe import Recipe
 from cnn_tricks.core.result import load_trained
 from cnn_tricks.data.drawn_shapes import shapes
@@ -342,10 +342,10 @@ def test_explain_as_a_command_would(trained, data, tmp_path):
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 90, 3), dtype=np.uint8)).save(tmp_path/'x.png')
     code = f'''
 from cnn_tricks.tools.heat_overlay import explain
-from cnn_tricks.data.decode import _decode
+from cnn_tricks.data.decode import decode_or_reason
 from cnn_tricks.core.result import load_trained
 t = load_trained({str(tmp_path/"model")!r})
-explain(t, _decode({str(tmp_path/"x.png")!r}, t.size, t.channels)).savefig({str(tmp_path/"heat.png")!r})'''
+explain(t, decode_or_reason({str(tmp_path/"x.png")!r}, t.size, t.channels)).savefig({str(tmp_path/"heat.png")!r})'''
     command(sys.executable, '-c', code, cwd=tmp_path)
     assert Image.open(tmp_path/'heat.png').width > 300
 

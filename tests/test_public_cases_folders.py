@@ -12,7 +12,7 @@ from PIL import Image
 from cnn_tricks.data import decode as pictures
 from cnn_tricks.data.images import ImageData
 from cnn_tricks.data.image_folder import FolderError, read_folder
-from cnn_tricks.data.folder_layout import _part
+from cnn_tricks.data.part_names import part_of
 
 
 def draw(folder, n=4, name='{}.png', seed=0, size=12):
@@ -68,12 +68,12 @@ SPELLINGS = dict(
 
 
 @pytest.mark.parametrize('part,name', [(p, n) for p, names in SPELLINGS.items() for n in names])
-def test_case_1_names_of_parts(part, name): assert _part(name) == (part, ())
+def test_case_1_names_of_parts(part, name): assert part_of(name) == (part, ())
 
 
 @pytest.mark.parametrize('name', 'trainer strain trains valley value latest contest testament devil device evalina cat test_train '
                                  'restraint bus'.split())
-def test_case_1_names_of_classes(name): assert _part(name) is None
+def test_case_1_names_of_classes(name): assert part_of(name) is None
 
 
 @pytest.mark.parametrize('train,test', [('training_set', 'test_set'), ('train_images', 'test_images'), ('Training', 'Testing'),

@@ -13,7 +13,7 @@ from rich.table import Table
 from .. import __version__
 from ..tools.autotune import autotune
 from ..data.datasets import embedded
-from ..data.download import cache_dir
+from ..data.cache import cache_dir
 from ..base.machine import default_device, machine
 from ..nets.networks import networks
 from ..core.recipe import Recipe

@@ -13,10 +13,10 @@ __all__ = ['predict_command', 'copy_lessons', 'lessons_command']
 
 def _picture(path, trained):
     "A picture as training saw its own: uint8 (C, H, W); or why there is none"
-    from cnn_tricks.data.decode import _decode
+    from cnn_tricks.data.decode import decode_or_reason
     if not Path(path).exists(): return 'no such file'
     if Path(path).is_dir(): return 'a folder; give its pictures'
-    return _decode(path, trained.size, trained.channels, trained.ranges)
+    return decode_or_reason(path, trained.size, trained.channels, trained.ranges)
 
 def _probabilities(trained, paths):
     "(path, its class probabilities or why there are none) for each path, in order; so many at a time as fit in memory"

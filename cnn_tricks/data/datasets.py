@@ -1,19 +1,24 @@
 """Data sets by name: a small one within the package, others from the network or this disk"""
 import gzip, hashlib, json, lzma, math, os, zlib
-import numpy as np, torch
 from functools import cache
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
-from .images import ImageData, Part
-from .download import DownloadError, cache_dir, download
-from .image_folder import read_files, read_folder
+
+import numpy as np
+import torch
+
 from ..base.registry import Registry
+from .cache import cache_dir
+from .download import DownloadError, download
+from .image_folder import read_files
+from .images import ImageData, Part
 
 __all__ = ['datasets', 'embedded', 'fashion_mnist', 'cifar10', 'imagenette', 'pets']
 
 
 datasets = Registry('data set')
+
 
 @cache
 def _embedded():
@@ -31,9 +36,13 @@ def _embedded():
         start += k
     return ImageData(*parts, classes=about['classes'], name='Fashion-MNIST (a part)')
 
+
 @datasets.register('embedded')
 def embedded() -> ImageData:
-    "The part of Fashion-MNIST in the package: 10,000 train, 4,000 valid and 4,000 test images; read once"
+    """The part of Fashion-MNIST in the package: 10,000 train, 4,000 valid and 4,000 test images; read once
+
+    Source: Xiao, Rasul and Vollgraf 2017, section 2. `RuntimeError` where the file in the package is damaged.
+    """
     return _embedded()
 
 
@@ -46,6 +55,7 @@ _debian = Path('/usr/share/datasets/fashion-mnist')  # Debian's package dataset-
 _mirrors = ['http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/',
             'https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/']
 
+
 def _unpacked(path):
     "The bytes of a file that may be packed; None where it is damaged"
     try:
@@ -53,11 +63,14 @@ def _unpacked(path):
         return gzip.decompress(data) if data[:2] == b'\x1f\x8b' else data
     except (OSError, EOFError, zlib.error): return None
 
+
 def _local():
     "The folder that `CNN_TRICKS_DATA` names, or None"
     return Path(os.environ['CNN_TRICKS_DATA']).expanduser() if os.environ.get('CNN_TRICKS_DATA') else None
 
+
 def _right(name, path): return hashlib.sha256(_unpacked(path) or b'').hexdigest() == _fashion[name]
+
 
 def _fashion_file(name):
     "The bytes of one of the four files: found locally, else downloaded"
@@ -74,13 +87,17 @@ def _fashion_file(name):
 def fashion_mnist(valid: int = 10_000,  # Images of the official training part to validate on
                   seed: int = 0,  # Of that split
                   ) -> ImageData:
-    "The full Fashion-MNIST: its 60,000 training images, split, and 10,000 test images; downloaded if not found"
+    """The full Fashion-MNIST: its 60,000 training images, split, and 10,000 test images; downloaded if not found
+
+    `DownloadError` where it is neither found nor can be downloaded.
+    """
     def part(name):
         x = np.frombuffer(_fashion_file(f'{name}-images-idx3-ubyte'), np.uint8, offset=16).reshape(-1, 1, 28, 28)
         y = np.frombuffer(_fashion_file(f'{name}-labels-idx1-ubyte'), np.uint8, offset=8)
         return Part(torch.from_numpy(x.copy()), torch.from_numpy(y.astype(np.int64)))
     train = part('train')
     return ImageData(train, train[:0], part('t10k'), embedded().classes, 'Fashion-MNIST').split(valid, seed)
+
 
 def _ask(what, fetch):
     "What `fetch` returns; where it fails for want of a network, one line that says what to do"
@@ -89,11 +106,12 @@ def _ask(what, fetch):
         raise DownloadError(f'{what} is neither in {_local() or "CNN_TRICKS_DATA (which is not set)"} nor could it be '
                             f'downloaded ({e}): with a network, try again; without one, put it there') from None
 
+
 @datasets.register('cifar10')
 def cifar10(valid: int = 5_000,  # Images of the official training part to validate on
             seed: int = 0,  # Of that split
             ) -> ImageData:
-    "CIFAR-10, 32 x 32 in colour, through torchvision, which tests its checksum"
+    "CIFAR-10 (Krizhevsky 2009), 32 x 32 in colour, by torchvision, which tests its checksum; may raise `DownloadError`"
     CIFAR10 = import_module('torchvision.datasets').CIFAR10
     def part(train):
         roots = [r for r in (_local(), cache_dir()) if r and (r/CIFAR10.base_folder).is_dir()]
@@ -109,17 +127,21 @@ def _untar(name, url):
     external = import_module('fastai.data.external')
     return _ask(f'the folder {name!r}', lambda: external.untar_data(getattr(external.URLs, url)))
 
+
 @datasets.register('imagenette')
-def imagenette(size: int = 64) -> ImageData:
+def imagenette(size: int = 64,  # Pixels: both sides
+               ) -> ImageData:
     "Ten easy classes of ImageNet, from its 160-pixel version; its own validation images are the test part here"
     root = _untar('imagenette2-160', 'IMAGENETTE_160')
     files = sorted(root.glob('*/*/*.JPEG'))
     found = [('test' if p.parts[-3] == 'val' else 'train', p.parts[-2], str(p)) for p in files]
     return read_files(found, str(root), size, layout=('train', 'test'))
 
+
 @datasets.register('pets')
-def pets(size: int = 64) -> ImageData:
-    "37 breeds of cats and dogs; the official trainval and test lists"
+def pets(size: int = 64,  # Pixels: both sides
+         ) -> ImageData:
+    "37 breeds of cats and dogs (Parkhi et al. 2012); the official trainval and test lists"
     root, found = _untar('oxford-iiit-pet', 'PETS'), []
     for part, name in (('train', 'trainval'), ('test', 'test')):
         names = [line.split()[0] for line in (root/'annotations'/f'{name}.txt').read_text().splitlines()]

@@ -1,13 +1,19 @@
 """Drawn circles, squares and triangles: images without end, without a download"""
-import colorsys, math, torch
-from .images import ImageData, Part
+import colorsys, math
+
+import torch
+
+from ..base.fields import check_value
 from .datasets import datasets
+from .decode import as_size
+from .images import ImageData, Part
 
 __all__ = ['shapes']
 
 
 def _triangle(u, v):
     return torch.stack([u*math.cos(a) + v*math.sin(a) for a in (math.pi/2, math.pi*7/6, math.pi*11/6)]).amax(0) - 0.7
+
 
 _distance = dict(  # to the outline of a shape of about the unit circle's area, at (u, v)
     circle=lambda u, v: (u**2 + v**2).sqrt() - 1,
@@ -37,6 +43,7 @@ def _draw_part(y, size, classes, bias, channels, generator):
     image = back*(1 - cover) + rand(0.65, 0.95, 1)*cover + 0.06*torch.randn(n, channels, h, w, generator=generator)
     return Part((image.clamp(0, 1)*255).round().to(torch.uint8), y, cover[:, 0] >= 0.5)
 
+
 def _hues(k, channels):
     "A colour for each background: (k, channels)"
     if channels == 1: return torch.ones(k, 1)
@@ -52,16 +59,16 @@ def shapes(n: int = 1200,  # Images in all: 60% train, 20% valid, 20% test
            channels: int = 3,  # 1: grey, 3: colour
            seed: int = 0,  # Another seed, other pictures
            ) -> ImageData:  # Its parts have `masks`
-    "Labelled pictures drawn from a seed, with the object's mask"
-    h, w = size = (size, size) if isinstance(size, int) else tuple(size)
-    unknown = [c for c in classes if c not in _distance]
-    if unknown: raise ValueError(f'classes: unknown shape {unknown[0]!r}; one of: {", ".join(_distance)}')
+    "Labelled pictures drawn from a seed, with the object's mask; `TypeError` or `ValueError` for a wrong argument"
+    h, w = size = as_size(size)
+    if unknown := [c for c in classes if c not in _distance]:
+        raise ValueError(f'classes: unknown shape {unknown[0]!r}; one of: {", ".join(_distance)}')
     if len(set(classes)) < max(2, len(classes)): raise ValueError(f'classes={classes}: must be at least 2, and differ')
     if min(h, w) < 8: raise ValueError(f'size={size}: must be at least 8 pixels')
     if channels not in (1, 3): raise ValueError(f'channels={channels}: must be 1 or 3')
-    if n < 5*len(classes): raise ValueError(f'n={n}: must be at least {5*len(classes)}, 5 for each class')
-    for name, v in (('background_bias', background_bias), ('test_bias', test_bias)):
-        if not 0 <= v <= 1: raise ValueError(f'{name}={v}: must be between 0 and 1')
+    n, seed = check_value('n', n, int, ge=5*len(classes)), check_value('seed', seed, int)
+    background_bias = check_value('background_bias', background_bias, float, ge=0, le=1)
+    test_bias = check_value('test_bias', test_bias, float, ge=0, le=1)
     parts = []
     for i, (share, bias) in enumerate(((0.6, background_bias), (0.2, background_bias), (0.2, test_bias))):
         g = torch.Generator().manual_seed(1_000_003*seed + i)

@@ -1,14 +1,65 @@
 """A folder of images read once, decoded and kept in a cache file"""
-import hashlib, os, torch
+import hashlib, os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from .images import ImageData, Part, stratified_order
-from .download import load_array, room, save_array
-from .folder_layout import FolderError, examples, find_images, some
-from .loaders import image_loaders  # gives `ImageData` its `loaders`
-from .decode import SUFFIXES, as_size, decoders, printable, read_images, still_bad
 
-__all__ = ['read_files', 'read_folder']
+import torch
+
+from ..base.fields import check_value
+from .cache import load_array, room, save_array
+from .decode import SUFFIXES, as_size, decoders, printable, read_images, still_bad
+from .folder_layout import FolderError, examples, find_images, some
+from .images import ImageData, Part, stratified_order
+from .loaders import image_loaders  # noqa: F401 what is read has its method `loaders`
+
+__all__ = ['read_folder', 'read_files']
+
+
+def read_folder(path: str | os.PathLike,  # Class folders, at the top or inside train, valid (or val) and test folders
+                size: int | tuple | None = None,  # Pixels: both sides or (height, width); None: chosen, at most 64
+                valid: float = 0.2,  # Share of images to validate on, where the folders do not say
+                test: float = 0.2,  # Share of images to test on, where the folders do not say
+                seed: int = 0,  # Of that split
+                max_memory: int = 1 << 30,  # Bytes of images to hold in memory; beyond, they are mapped from a file
+                progress: bool = True,  # Show a bar where it takes over 2 seconds?
+                ) -> ImageData:
+    """Read a folder of labelled images; `notes` of the data say what was handled, and how
+
+    Every file is decoded once, by threads, and the images are kept in the cache folder until a file changes. Raises
+    `FolderError`, in one line that names the file or folder, for what cannot be meant: no class folders, one class, no
+    image that can be read, parts without a class that others have; `TypeError` or `ValueError` for a wrong argument.
+    """
+    root, found, layout, lines = find_images(path)
+    return read_files(found, root, size, valid, test, seed, max_memory, progress, layout, lines)
+
+
+def read_files(found: list,  # (part, class, path) of each file; part: 'train', 'valid', 'test' or ''
+               root: str,  # What to call it all in errors, and the data set by its last part
+               size: int | tuple | None = None, valid: float = 0.2, test: float = 0.2,  # These and the next line's:
+               seed: int = 0, max_memory: int = 1 << 30, progress: bool = True,  # as in `read_folder`
+               layout: tuple = ('',),  # The parts that are given
+               lines: list = (),  # What to note besides: on files that are not read, say
+               ) -> ImageData:
+    "Read image files whose parts and classes are known; raises as `read_folder` does"
+    size = None if size is None else as_size(size)
+    valid, test = (check_value(name, v, float, interval='(0, 1)') for name, v in (('valid', valid), ('test', test)))
+    if valid + test >= 1: raise ValueError(f'test={test}: with valid={valid} it must leave images to train on')
+    seed, max_memory = check_value('seed', seed, int), check_value('max_memory', max_memory, int, ge=0)
+    classes = _learnable(root, found, layout, lines)
+    key = _key(found, size, valid, test, seed)
+    kept = _load(key, found, max_memory)
+    if kept is None:
+        try: x, keep, about = read_images([f[2] for f in found], size, max_memory, progress)
+        except OSError as e: raise FolderError(f'{printable(root)}: its images find no room: {e.strerror}') from None
+        if not keep:
+            raise FolderError(f'{printable(root)}: no image can be read: {printable(found[0][2])} is {about["bad"][0]}')
+        y, given = torch.tensor([classes.index(found[i][1]) for i in keep]), [found[i][0] for i in keep]
+        about |= dict(y=y.tolist(), parts=_assign(y, given, layout, dict(valid=valid, test=test), seed))
+        kept = _keep(key, x, about, max_memory)
+    drawn = [f'{p} {share:.0%}' for p, share in (('valid', valid), ('test', test)) if p not in layout]
+    pool = 'train' if 'train' in layout else 'all'
+    drawn = drawn and f'drawn from {pool}, stratified, seed {seed}: {", ".join(drawn)}'
+    return _data(root, *kept, classes, list(_notes(kept[1], found, lines, size, drawn)))
 
 
 def _assign(y, given, layout, shares, seed):
@@ -26,6 +77,7 @@ def _assign(y, given, layout, shares, seed):
         order.append(i)
     parts['train'] = order
     return {p: sorted(parts[p]) for p in ('train', 'valid', 'test')}
+
 
 def _learnable(root, found, layout, lines=()):
     "The classes' names, sorted; refuses what would train on nonsense"
@@ -48,6 +100,7 @@ _noted = dict(transparent='with transparency: laid on white', cmyk='in CMYK: con
               dark='almost black: no value above 15 of 255')
 _depths = {'16': 'of 16 bits', '32': 'of 32 bits', 'float': 'in floating point'}
 
+
 def _left_out(bad, found):
     "A line for the files that failed: how many of each kind, and an example of each"
     kinds, turn = Counter(bad[i] for i in sorted(bad, key=int)), Counter()
@@ -56,6 +109,7 @@ def _left_out(bad, found):
     said = [f'{printable(os.path.join(*found[int(i)][2].split(os.sep)[-2:]))} ({bad[i]})' for i in order]
     each = f' ({examples([f"{n:,} {why}" for why, n in kinds.most_common()])})' if len(bad) > 3 else ''
     return f'left out {some(len(bad), "file")}{each}: {examples(said)}'
+
 
 def _notes(about, found, lines, asked, drawn):
     "A line for each kind of thing that was handled"
@@ -79,6 +133,7 @@ def _key(found, *settings):
         h.update(repr((part, name, os.path.abspath(p), stamp(p))).encode('utf-8', 'surrogateescape'))
     return h.hexdigest()
 
+
 def _load(key, found, max_memory):
     "What was kept; None where there is nothing, or where a file that failed then can be read now"
     kept = load_array(key, max_memory)
@@ -88,34 +143,6 @@ def _load(key, found, max_memory):
         now = list(pool.map(lambda i: still_bad(found[int(i)][2], x.shape[2:], x.shape[1]), bad))
     about['bad'] = dict(zip(bad, now))
     return kept if all(now) else None
-
-
-def read_files(found: list,  # (part, class, path) of each file; part: 'train', 'valid', 'test' or ''
-               root: str,  # What to call it all in errors, and the data set by its last part
-               size: int | tuple | None = None, valid: float = 0.2, test: float = 0.2,  # These and the next line's:
-               seed: int = 0, max_memory: int = 1 << 30, progress: bool = True,  # as in `read_folder`
-               layout: tuple = ('',),  # The parts that are given
-               lines: list = (),  # What to note besides: on files that are not read, say
-               ) -> ImageData:
-    "Read image files whose parts and classes are known"
-    size = None if size is None else as_size(size)
-    for name, v, ok in (('valid', valid, 0 < valid < 1), ('test', test, 0 < test < 1 - valid)):
-        if not ok: raise ValueError(f'{name}={v}: must be a fraction above 0; valid and test together below 1')
-    classes = _learnable(root, found, layout, lines)
-    key = _key(found, size, valid, test, seed)
-    kept = _load(key, found, max_memory)
-    if kept is None:
-        try: x, keep, about = read_images([f[2] for f in found], size, max_memory, progress)
-        except OSError as e: raise FolderError(f'{printable(root)}: its images find no room: {e.strerror}') from None
-        if not keep:
-            raise FolderError(f'{printable(root)}: no image can be read: {printable(found[0][2])} is {about["bad"][0]}')
-        y, given = torch.tensor([classes.index(found[i][1]) for i in keep]), [found[i][0] for i in keep]
-        about |= dict(y=y.tolist(), parts=_assign(y, given, layout, dict(valid=valid, test=test), seed))
-        kept = _keep(key, x, about, max_memory)
-    drawn = [f'{p} {share:.0%}' for p, share in (('valid', valid), ('test', test)) if p not in layout]
-    pool = 'train' if 'train' in layout else 'all'
-    drawn = drawn and f'drawn from {pool}, stratified, seed {seed}: {", ".join(drawn)}'
-    return _data(root, *kept, classes, list(_notes(kept[1], found, lines, size, drawn)))
 
 
 def _data(root, x, about, classes, notes):
@@ -134,6 +161,7 @@ def _data(root, x, about, classes, notes):
     name = printable(os.path.basename(os.path.abspath(root)))
     return ImageData(**parts, classes=classes, name=name, notes=notes, ranges=about['ranges'])
 
+
 def _copies(parts):
     "A note where valid or test hold images that train holds too"
     def hashes(part): return [hashlib.blake2b(i.numpy(), digest_size=8).digest() for i in part.x]
@@ -151,15 +179,3 @@ def _keep(key, x, about, max_memory):
     out = room(len(order), x.shape[1:], max_memory)
     for i in range(0, len(order), 4096): out[i:i + 4096] = x[order[i:i + 4096]]
     return out, about
-
-def read_folder(path: str | os.PathLike,  # Class folders, at the top or inside train, valid (or val) and test folders
-                size: int | tuple | None = None,  # Pixels: both sides or (height, width); None: chosen, at most 64
-                valid: float = 0.2,  # Share of images to validate on, where the folders do not say
-                test: float = 0.2,  # Share of images to test on, where the folders do not say
-                seed: int = 0,  # Of that split
-                max_memory: int = 1 << 30,  # Bytes of images to hold in memory; beyond, they are mapped from a file
-                progress: bool = True,  # Show a bar where it takes over 2 seconds?
-                ) -> ImageData:
-    "Read a folder of labelled images; what was handled stands in `notes`, what cannot be read raises `FolderError`"
-    root, found, layout, lines = find_images(path)
-    return read_files(found, root, size, valid, test, seed, max_memory, progress, layout, lines)

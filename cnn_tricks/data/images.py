@@ -8,16 +8,15 @@ Docs: https://cnn-tricks.github.io/cnn_tricks/data.html.md"""
 __all__ = ['Part', 'ImageData', 'stratified_order']
 
 # %% ../../nbs/00_data.ipynb #imports-data
-import hashlib, torch
-import torch.nn.functional as F
+import torch
 from dataclasses import dataclass, field, replace
-from importlib import import_module
 from fastcore.basics import patch
+from .image_parts import ImageDataBase, PartBase, amount_of
 
 # %% ../../nbs/00_data.ipynb #part
 @dataclass(eq=False)
-class Part:
-    "Images and their labels, in memory"
+class Part(PartBase):
+    "Images and their labels, in memory; `ValueError` where types and shapes do not fit"
     x: torch.Tensor  # Images: uint8, (N, C, H, W)
     y: torch.Tensor  # Labels: int64, (N,)
     masks: torch.Tensor | None = None  # Where the object is: bool, (N, H, W)
@@ -37,8 +36,8 @@ class Part:
         return Part(self.x[i], self.y[i], None if self.masks is None else self.masks[i])
 
 # %% ../../nbs/00_data.ipynb #image-data
-@dataclass(eq=False, frozen=True)
-class ImageData:
+@dataclass(eq=False, frozen=True, repr=False)
+class ImageData(ImageDataBase):
     "Labelled images in three parts: choices look at `train` and `valid`, only a final check looks at `test`"
     train: Part  # What the weights are fitted to
     valid: Part  # What choices are made on
@@ -62,49 +61,6 @@ class ImageData:
         "The three parts by name"
         return dict(train=self.train, valid=self.valid, test=self.test)
 
-@patch(as_prop=True)
-def n_classes(self: ImageData) -> int: "How many classes"; return len(self.classes)
-@patch(as_prop=True)
-def channels(self: ImageData) -> int: "1: grey, 3: colour"; return self.train.x.shape[1]
-@patch(as_prop=True)
-def size(self: ImageData) -> tuple: "(height, width)"; return tuple(self.train.x.shape[2:])
-@patch(as_prop=True)
-def nbytes(self: ImageData) -> int: "Bytes of all images"; return sum(p.x.numel() for p in self.parts.values())
-
-# %% ../../nbs/00_data.ipynb #data-repr
-@patch
-def _repr_markdown_(self: ImageData):
-    what = f'{self.n_classes} classes, {self.channels} × {self.size[0]} × {self.size[1]}, {self.nbytes/1e6:.1f} MB'
-    rows = [f'**{self.name or "images"}**: {what}', '', '| part | images | images a class |', '|---|---:|---:|']
-    for name, part in self.parts.items():
-        n = torch.bincount(part.y.cpu(), minlength=self.n_classes)
-        each = ' to '.join(f'{v:,}' for v in sorted({n.min().item(), n.max().item()}))
-        rows.append(f'| {name} | {len(part):,} | {each} |')
-    return '\n'.join(rows + [''] + [f'- {note}' for note in self.notes])
-
-@patch
-def __repr__(self: ImageData):
-    n = ', '.join(f'{len(part)} {name}' for name, part in self.parts.items())
-    return f'ImageData({self.name!r}, {n}, {self.channels}x{self.size[0]}x{self.size[1]}, {self.n_classes} classes)'
-
-@patch
-def show(self: ImageData,
-         n: int = 8, part: str = 'train',  # Images of each class; the part to show
-         ):  # matplotlib's figure
-    "A grid of images: a row for each class (the first 12 of them)"
-    plt, p, k, (h, w) = import_module('matplotlib.pyplot'), self.parts[part], min(self.n_classes, 12), self.size
-    grid = torch.full((k*(h + 2), n*(w + 2), self.channels), 255, dtype=torch.uint8)
-    for c in range(k):
-        for j, i in enumerate((p.y == c).nonzero()[:n, 0].tolist()):
-            grid[c*(h + 2):c*(h + 2) + h, j*(w + 2):j*(w + 2) + w] = p.x[i].cpu().permute(1, 2, 0)
-    inch = (56//max(h, w) or 56/max(h, w))/100  # the side of a pixel
-    fig = plt.figure(figsize=(grid.shape[1]*inch + 1.3, grid.shape[0]*inch), dpi=100)
-    ax = fig.add_axes((1.3/fig.get_figwidth(), 0, 1 - 1.3/fig.get_figwidth(), 1), frame_on=False)
-    ax.imshow(grid.squeeze(-1).numpy(), cmap='gray', vmin=0, vmax=255, interpolation='nearest', aspect='auto')
-    ax.set_yticks([c*(h + 2) + h/2 for c in range(k)], self.classes[:k])
-    ax.tick_params(length=0, labelbottom=False)
-    return plt.close(fig) or fig
-
 # %% ../../nbs/00_data.ipynb #stratify
 def _ranks(y, seed):
     "A random order of all samples, each one's rank within its class in that order, and the sizes of the classes"
@@ -122,21 +78,6 @@ def stratified_order(y: torch.Tensor,  # Labels: int64, (N,)
     perm, rank, count = _ranks(y, seed)
     return perm[((rank + 0.5)/count[y.cpu()[perm]]).argsort(stable=True)]
 
-def _amount(name, n, total):
-    "`n` as a number of images: a whole number as it is, a fraction of `total` rounded"
-    if isinstance(n, bool) or not isinstance(n, (int, float)):
-        raise TypeError(f'{name}={n!r}: must be a whole number or a fraction')
-    if isinstance(n, float) and not 0 < n <= 1: raise ValueError(f'{name}={n}: a fraction must lie in (0, 1]')
-    k = round(n*total) if isinstance(n, float) else n
-    if not 1 <= k <= total: raise ValueError(f'{name}={n}: must be between 1 and {total} images')
-    return k
-
-def _join(a, b):
-    "Two parts as one"
-    if not len(b): return a
-    masks = None if a.masks is None or b.masks is None else torch.cat([a.masks, b.masks])
-    return Part(torch.cat([a.x, b.x]), torch.cat([a.y, b.y]), masks)
-
 # %% ../../nbs/00_data.ipynb #subset
 @patch
 def subset(self: ImageData,
@@ -149,7 +90,7 @@ def subset(self: ImageData,
     for name in parts:
         if name not in self.parts: raise ValueError(f'parts: unknown part {name!r}; one of: train, valid, test')
         part = self.parts[name]
-        keep = stratified_order(part.y, seed)[:_amount('n', n, len(part))]
+        keep = stratified_order(part.y, seed)[:amount_of('n', n, len(part))]
         new[name] = part[keep.sort().values.to(part.x.device)]
     return replace(self, **new)
 
@@ -159,8 +100,8 @@ def split(self: ImageData,
           seed: int = 0,  # Another seed, another split
           ) -> ImageData:
     "Train and valid joined and split anew, stratified; the test part is left alone"
-    pool = _join(self.train, self.valid)
-    k = _amount('valid', valid, len(pool))
+    pool = self.train.join(self.valid)
+    k = amount_of('valid', valid, len(pool))
     if k == len(pool): raise ValueError(f'valid={valid}: leaves no image to train on')
     order = stratified_order(pool.y, seed).to(pool.x.device)
     return replace(self, train=pool[order[k:].sort().values], valid=pool[order[:k].sort().values])
@@ -172,7 +113,7 @@ def kfold(self: ImageData,
           seed: int = 0,  # Another seed, other folds
           ) -> list:  # k data sets; each image of train and valid is validated on in exactly one
     "Train and valid joined and cut into `k` stratified folds, each the valid part once; the test part is left alone"
-    pool = _join(self.train, self.valid)
+    pool = self.train.join(self.valid)
     if not 2 <= k <= len(pool): raise ValueError(f'k={k}: must be between 2 and {len(pool)} images')
     perm, rank, count = _ranks(pool.y, seed)
     fold, before = torch.empty_like(perm), count.cumsum(0) - count
@@ -203,41 +144,3 @@ def _moments(self: ImageData):
 def mean(self: ImageData) -> torch.Tensor: "Mean of each channel of train, in [0, 1]: (C,)"; return self._moments[0]
 @patch(as_prop=True)
 def std(self: ImageData) -> torch.Tensor: "Their standard deviation, in [0, 1]: (C,)"; return self._moments[1]
-
-# %% ../../nbs/00_data.ipynb #data-others
-@patch(as_prop=True)
-def fingerprint(self: ImageData) -> str:  # 12 hexadecimal digits
-    "A short hash of all images, labels and class names: equal data, equal fingerprint"
-    if '_kept_fingerprint' not in self.__dict__:
-        h = hashlib.blake2b(repr(self.classes).encode(), digest_size=6)
-        for name, part in self.parts.items():
-            h.update(f'{name} {tuple(part.x.shape)}'.encode())
-            for t in (*part.x.split(4096), part.y): h.update(t.contiguous().cpu().numpy())
-        self.__dict__['_kept_fingerprint'] = h.hexdigest()
-    return self.__dict__['_kept_fingerprint']
-
-@patch
-def to(self: ImageData,
-       device: str | torch.device,  # As in torch: 'cuda', 'cpu'
-       ) -> ImageData:
-    "All images and labels on `device`"
-    def move(p): return Part(p.x.to(device), p.y.to(device), None if p.masks is None else p.masks.to(device))
-    return replace(self, **{name: move(part) for name, part in self.parts.items()})
-
-# %% ../../nbs/00_data.ipynb #resize
-def _resized(part, size):
-    def scale(t):
-        return torch.cat([F.interpolate(c.float(), size, mode='bilinear', antialias=True) for c in t.split(1024)])
-    if not len(part): return Part(part.x.new_zeros(0, part.x.shape[1], *size), part.y)
-    masks = None if part.masks is None else scale(part.masks[:, None])[:, 0] >= 0.5
-    return Part(scale(part.x).round_().clamp_(0, 255).to(torch.uint8), part.y, masks)
-
-@patch
-def resize(self: ImageData,
-           size: int | tuple,  # The new size in pixels: a number for both sides, or (height, width)
-           ) -> ImageData:
-    "All images at another size: bilinear, averaging where it shrinks"
-    h, w = (size, size) if isinstance(size, int) else size
-    if min(h, w) < 1: raise ValueError(f'size={size}: must be at least 1 pixel')
-    if (h, w) == self.size: return self
-    return replace(self, **{name: _resized(part, (h, w)) for name, part in self.parts.items()})

@@ -9,15 +9,14 @@ __all__ = ['stream_seed', 'epoch_order', 'flip', 'shift', 'ImageLoader', 'image_
 import math, struct, torch
 import torch.nn.functional as F
 from hashlib import blake2b
-from importlib import import_module
-from types import MethodType
 from fastai.data.core import DataLoaders
-from fastai.data.load import DataLoader
 from fastai.data.transforms import CategoryMap
 from fastai.torch_core import default_device
 from fastcore.basics import patch
+from ..base.fields import check_value
+from ..base.machine import fitting_threads
+from .fastai_loader import FastaiLoader
 from .images import ImageData, Part
-from .items import as_part
 
 # %% ../../nbs/00_data.ipynb #loaders-seed
 def stream_seed(*numbers: int,  # What the random numbers are for: seed, epoch, step, rank, purpose
@@ -36,8 +35,8 @@ def epoch_order(n: int,  # How many images
 # %% ../../nbs/00_data.ipynb #flip
 def flip(p: float = 0.5,  # The chance that an image is mirrored, in [0, 1]
          ):  # A function (x, y, generator) -> (x, y)
-    "Mirror each image left to right with chance `p`"
-    if not 0 <= p <= 1: raise ValueError(f'p={p}: must be between 0 and 1')
+    "Mirror each image left to right with chance `p`; `TypeError` or `ValueError` for a wrong `p`"
+    p = check_value('p', p, float, ge=0, le=1)
     def flip_batch(x, y, generator=None):
         heads = torch.rand(len(x), generator=generator, device=x.device) < p
         return torch.where(heads[:, None, None, None], x.flip(-1), x), y
@@ -46,9 +45,8 @@ def flip(p: float = 0.5,  # The chance that an image is mirrored, in [0, 1]
 # %% ../../nbs/00_data.ipynb #shift
 def shift(pixels: int = 2,  # The farthest that an image moves along each axis, in pixels
           ):  # A function (x, y, generator) -> (x, y)
-    "Move each image by up to `pixels` along each axis; what comes in is 0"
-    if not isinstance(pixels, int): raise TypeError(f'pixels={pixels!r}: must be a whole number')
-    if pixels < 0: raise ValueError(f'pixels={pixels}: must be at least 0')
+    "Translate each image by up to `pixels` along each axis; what comes in is 0; raises as `flip` does"
+    pixels = check_value('pixels', pixels, int, ge=0)
     def shift_batch(x, y, generator=None):
         n, _, h, w = x.shape
         by = torch.randint(2*pixels + 1, (2, n), generator=generator, device=x.device)
@@ -57,69 +55,21 @@ def shift(pixels: int = 2,  # The farthest that an image moves along each axis, 
     return shift_batch
 
 # %% ../../nbs/00_data.ipynb #loader-class
-class ImageLoader(DataLoader):
+class ImageLoader(FastaiLoader):
     "Batches as slices of a tensor; the order and all chance follow from (seed, epoch, step, rank)"
-    def __init__(self,
-                 part: Part,  # The images and labels
-                 batch_size: int = 64,  # Images a batch, over all processes; at most `len(part)`
-                 *, shuffle: bool = False,  # A new order each epoch?
-                 drop_last: bool = False,  # Leave out a last batch that is not full?
-                 seed: int = 0,  # Of the order and of `augment`
-                 mean: torch.Tensor | None = None,  # To subtract, per channel, in [0, 1] units; None: nothing
-                 std: torch.Tensor | None = None,  # To divide by, per channel, in [0, 1] units; with `mean`
-                 channels_last: bool = False,  # Lay batches out with the channels innermost?
-                 device=None,  # Where batches go; None: where the images are
-                 augment: tuple = (),  # Functions (x, y, generator) -> (x, y) of a batch in [0, 1]
-                 rank: int = 0, world_size: int = 1,  # This process, of how many: it takes its share of every batch
-                 vocab=None,  # The classes' names
-                 **kwargs):
-        _check_loader(batch_size, rank, world_size, mean, std)
-        super().__init__(part, bs=min(batch_size, max(len(part), 1)), shuffle=shuffle, drop_last=drop_last,
-                         device=device or part.x.device, **kwargs)
-        self.seed, self.mean, self.std, self.channels_last = seed, mean, std, channels_last
-        self.augment, self.rank, self.world_size, self.vocab = list(augment), rank, world_size, vocab
-        # the next iteration's epoch; how many batches it leaves out at its start, and after how many it ends
-        self.epoch, self.skip, self.limit, self.n_inp = 0, 0, None, 1
-        # for fastai: the batch size asked for; does it give labels; `augment` for its `tta`; what was white in files
-        self.asked, self.labelled, self.spare, self.ranges = batch_size, True, (), {}
-
-# %% ../../nbs/00_data.ipynb #loader-check
-def _check_loader(batch_size, rank, world_size, mean, std):
-    for name, v, low in (('batch_size', batch_size, 1), ('world_size', world_size, 1), ('rank', rank, 0)):
-        if isinstance(v, bool) or not isinstance(v, int): raise TypeError(f'{name}={v!r}: must be a whole number')
-        if v < low: raise ValueError(f'{name}={v}: must be at least {low}')
-    if rank >= world_size: raise ValueError(f'rank={rank}: must be less than world_size={world_size}')
-    if (mean is None) != (std is None): raise ValueError('mean and std: give both or neither')
-
-# %% ../../nbs/00_data.ipynb #loader-batch
-@patch
-def batch(self: ImageLoader,
-          idx: torch.Tensor,  # Which images: int64, (B,)
-          generator: torch.Generator,  # For `augment`
-          ) -> tuple:  # x: float32 (B, C, H, W); y: int64 (B,)
-    "One batch: slice, to [0, 1], augment, normalise, lay out; on the loader's device"
-    threads = torch.get_num_threads()
-    # so little work that threads would wait for each other longer than they work: one does it
-    if len(idx)*math.prod(self.dataset.x.shape[1:]) < 1 << 18: torch.set_num_threads(1)
-    try: return self._make(idx, generator)
-    finally: torch.set_num_threads(threads)
-
-@patch
-def _make(self: ImageLoader, idx, generator):
-    x = self.dataset.x.index_select(0, idx).to(self.device, non_blocking=True).float().div_(255)
-    y = self.dataset.y.index_select(0, idx).to(self.device, non_blocking=True)
-    for fn in self.augment: x, y = fn(x, y, generator)
-    if self.dataset.turns: x = self._vary(x, y, generator)
-    if self.mean is not None: x = (x - self._column('mean')).div_(self._column('std'))
-    return (x.contiguous(memory_format=torch.channels_last) if self.channels_last else x), y
-
-@patch
-def _column(self: ImageLoader, name):
-    "`mean` or `std` as (C, 1, 1) on the device, kept from batch to batch"
-    kept = self.__dict__.setdefault('_columns', {})
-    key = name, self.device
-    if key not in kept: kept[key] = torch.as_tensor(getattr(self, name)).float().to(self.device).view(-1, 1, 1)
-    return kept[key]
+    def batch(self,
+              idx: torch.Tensor,  # Which images: int64, (B,)
+              generator: torch.Generator,  # For `augment`
+              ) -> tuple:  # x: float32 (B, C, H, W); y: int64 (B,)
+        "One batch: slice, to [0, 1], augment, normalise, lay out; on the loader's device"
+        part = self.dataset
+        with fitting_threads(len(idx)*math.prod(part.x.shape[1:])):  # a small batch is done sooner by one thread
+            x = part.x.index_select(0, idx).to(self.device, non_blocking=True).float().div_(255)
+            y = part.y.index_select(0, idx).to(self.device, non_blocking=True)
+            for fn in self.augment: x, y = fn(x, y, generator)
+            if part.turns: x = self.augment_spare(x, y, generator)
+            if self.mean is not None: x = (x - self.per_channel('mean')).div_(self.per_channel('std'))
+            return (x.contiguous(memory_format=torch.channels_last) if self.channels_last else x), y
 
 # %% ../../nbs/00_data.ipynb #loader-iter
 @patch
@@ -143,80 +93,6 @@ def __iter__(self: ImageLoader):
         b = self.batch(idx, generator.manual_seed(stream_seed(self.seed, epoch, step, self.rank, purpose)))
         yield self.after_batch(b if self.labelled else b[:1])
     self.after_iter()
-
-# %% ../../nbs/00_data.ipynb #loader-new
-@patch
-def new(self: ImageLoader, dataset=None, cls=None, **kwargs):
-    "A loader like this one, but for what is given"
-    names = 'shuffle drop_last seed mean std channels_last device augment rank world_size vocab'.split()
-    old = dict({n: getattr(self, n) for n in names}, batch_size=kwargs.pop('bs', self.asked))
-    if dataset is None: part, labelled = self.dataset, self.labelled
-    else: part, labelled = as_part(dataset, self.dataset, self.ranges)
-    # methods that were replaced, as fastai's `get_preds` replaces the order, stay replaced
-    given = {n: o for n in self._methods if not isinstance(o := getattr(self, n), MethodType)}
-    if dataset is not None: given.pop('get_idxs', None)
-    res = (cls or type(self))(part, **{**old, **given, **kwargs})
-    res.epoch, res.labelled, res.spare, res.ranges = self.epoch, labelled, self.spare, self.ranges
-    return res
-
-@patch
-def _vary(self: ImageLoader, x, y, generator):
-    "`spare` augmentation, for fastai's `tta`; what changes labels (mixing images, say) is left out"
-    for fn in self.spare:
-        changed, labels = fn(x, y, generator)
-        if labels is y: x = changed
-    return x
-
-# %% ../../nbs/00_data.ipynb #loader-one
-@patch
-def one_batch(self: ImageLoader):
-    "The next iteration's first batch; looking at it changes nothing"
-    kept = self.epoch, self.skip, self.limit
-    try: return next(iter(self))
-    except StopIteration: raise ValueError('this loader has no batch: it holds fewer images than one batch') from None
-    finally: self.epoch, self.skip, self.limit = kept
-
-@patch
-def add_augment(self: ImageLoader,
-                fn,  # A function (x, y, generator) -> (x, y) of a batch in [0, 1]
-                ):
-    "Augment with `fn` too, after what there is"
-    self.augment.append(fn)
-    return self
-
-# %% ../../nbs/00_data.ipynb #loader-show
-@patch
-def decode_batch(self: ImageLoader, b: tuple, max_n: int = 9, full: bool = True) -> list:
-    "The first `max_n` images of a batch as before normalising, in [0, 1], each with its label's text"
-    x, y = b[0][:max_n].detach().to(self.device), b[1][:max_n].tolist() if len(b) > 1 else [None]*len(b[0])
-    if self.mean is not None: x = x*self._column('std') + self._column('mean')
-    return list(zip(x.clamp(0, 1).cpu(), map(self._label, y)))
-
-@patch
-def show_batch(self: ImageLoader, b: tuple | None = None, max_n: int = 9, ctxs: list | None = None,
-               titles: list | None = None, **kwargs):
-    "The first `max_n` images of a batch, as before normalising, with their labels"
-    x, labels = zip(*self.decode_batch(self.one_batch() if b is None else b, max_n))
-    if ctxs is None:
-        cols = math.ceil(len(x)**0.5)
-        rows = math.ceil(len(x)/cols)
-        plt = import_module('matplotlib.pyplot')
-        ctxs = list(plt.subplots(rows, cols, figsize=(cols*1.5, rows*1.6), squeeze=False)[1].flat)
-        for ax in ctxs: ax.axis('off')
-    for ax, image, title in zip(ctxs, x, titles or labels):
-        ax.imshow(image.permute(1, 2, 0).squeeze(-1).numpy(), cmap='gray', vmin=0, vmax=1)
-        ax.set_title(title, fontsize=9)
-
-# %% ../../nbs/00_data.ipynb #loader-results
-@patch
-def _label(self: ImageLoader, i): return '' if i is None else str(self.vocab[i]) if self.vocab else str(i)
-
-@patch
-def show_results(self: ImageLoader, b: tuple, out: tuple, max_n: int = 9, **kwargs):
-    "The first images of a batch, titled with the label and, below it, what was predicted"
-    said = (out[0] if isinstance(out, (tuple, list)) else out).tolist()
-    titles = [f'{self._label(t)}\n{self._label(p)}' for t, p in zip(b[1].tolist(), said)]
-    self.show_batch(b, max_n, titles=titles, **kwargs)
 
 # %% ../../nbs/00_data.ipynb #image-loaders
 def image_loaders(data: ImageData,  # The images

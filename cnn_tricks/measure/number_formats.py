@@ -17,7 +17,7 @@ from torch import nn
 from torch.amp import GradScaler
 
 from .cost import time_in_turns
-from ..data.download import cache_dir
+from ..data.cache import cache_dir
 from ..base.machine import machine
 from ..base.display import Table
 from ..base.files import atomic_write
