@@ -18,6 +18,7 @@ from torch import nn
 from cnn_tricks.data import datasets as D, download as files, loaders
 from cnn_tricks.base import fields, registry
 from cnn_tricks.base.files import atomic_write
+from cnn_tricks.base.machine import fitting_threads
 from cnn_tricks.data.images import ImageData, Part, stratified_order
 from cnn_tricks.data.loaders import ImageLoader, epoch_order, flip, image_loaders, shift, stream_seed
 from cnn_tricks.data.drawn_shapes import shapes
@@ -135,6 +136,51 @@ def test_other_refusals(data, small):
     with pytest.raises(ValueError, match='masks'): Part(x, y, torch.zeros(2, 3, 4, dtype=torch.bool))
     with pytest.raises(ValueError, match='between 0 and 0'): ImageData(Part(x, y), Part(x, y), Part(x, y), ('a',))
     with pytest.raises(ValueError, match='images are'): ImageData(Part(x, y), Part(x[..., :3], y), Part(x, y), ('a', 'b'))
+
+
+# some of the classes
+
+@pytest.mark.parametrize('wanted', [['ring', 'circle'], ('triangle', 'square', 'ring')])
+def test_classes_against_a_loop(wanted):
+    "The order of the names gives the new labels; the images stay in their old order."
+    d = shapes(60, size=(9, 12), classes=('circle', 'square', 'triangle', 'ring'), channels=3)
+    some = d.take_classes(wanted)
+    assert some.classes == tuple(wanted) and some.name == f'shapes: {", ".join(wanted)}'
+    for name, part in some.parts.items():
+        whole = d.parts[name]
+        kept = [(i, wanted.index(d.classes[y])) for i, y in enumerate(whole.y.tolist()) if d.classes[y] in wanted]
+        assert torch.equal(part.x, torch.stack([whole.x[i] for i, _ in kept])), name
+        assert torch.equal(part.y, torch.tensor([y for _, y in kept])), name
+        assert torch.equal(part.masks, torch.stack([whole.masks[i] for i, _ in kept])), name
+
+
+def test_classes_drawn(data):
+    "The same seed the same classes, more of them hold the fewer; data and global random state stay as they are."
+    before, state = data.fingerprint, torch.get_rng_state()
+    draws = {(n, s): data.take_classes(n, s).classes for n in (2, 5, 10) for s in range(6)}
+    assert draws[10, 0] == data.classes and all(set(draws[2, s]) < set(draws[5, s]) for s in range(6))
+    assert len({draws[2, s] for s in range(6)}) > 1 and draws[5, 3] == data.take_classes(np.int64(5), 3).classes
+    assert data.take_classes(10).train.y.tolist() == data.train.y.tolist()
+    assert data.take_classes(3).name == 'Fashion-MNIST (a part), 3 classes'
+    assert bool((torch.get_rng_state() == state).all())
+    assert ImageData(data.train, data.valid, data.test, data.classes).fingerprint == before
+
+
+def test_classes_without_images_in_a_part():
+    x = torch.zeros(4, 1, 3, 3, dtype=torch.uint8)
+    full, none = Part(x, torch.tensor([0, 1, 2, 2])), Part(x[:0], torch.tensor([], dtype=torch.int64))
+    some = ImageData(full, full[:1], none, ('a', 'b', 'c'), notes=('a note',), ranges={'16': 4095}).take_classes(['b', 'c'])
+    assert [len(p) for p in some.parts.values()] == [3, 0, 0] and some.train.y.tolist() == [0, 1, 1]
+    assert some.notes == ('a note',) and some.ranges == {'16': 4095}
+
+
+@pytest.mark.parametrize('classes, error, match', [
+    (1, ValueError, 'classes=1: must be between 2 and 10'), (11, ValueError, 'between 2 and 10'),
+    ('Bag', TypeError, 'must be a number or names'), (2.5, TypeError, 'classes=2.5'), (True, TypeError, 'classes=True'),
+    (['Bag', 'Hat'], ValueError, "unknown class 'Hat'"), (['Bag', 'Bag'], ValueError, 'all different'),
+    (['Bag'], ValueError, 'two or more'), ([], ValueError, 'two or more')])
+def test_bad_classes(data, classes, error, match):
+    with pytest.raises(error, match=match): data.take_classes(classes)
 
 
 # what is computed from the pixels
@@ -498,6 +544,38 @@ def test_fields_refuse(kw, error, text):
 def test_fields_accept():
     s = Settings(lr=np.float64(1), epochs=np.int64(100), extra={})
     assert type(s.lr) is float and type(s.epochs) is int and Settings(lr=2, epochs=1, extra={}).lr == 2
+
+
+@pytest.mark.parametrize('value, kinds, limits, error, text', [
+    (-1, [int], dict(ge=0), ValueError, 'x=-1: must be at least 0'), (2, [float], dict(gt=0, le=1), ValueError, 'x=2: must be greater than 0 and at most 1'),
+    (1.5, [int], {}, TypeError, 'x=1.5: must be a whole number, not float'), (True, [int], {}, TypeError, 'x=True: must be a whole number'),
+    (None, [int], {}, TypeError, 'x=None'), ('a', [int, float], {}, TypeError, "x='a': must be a number or a whole number, not str"),
+    (float('nan'), [float], {}, ValueError, 'x=nan: must be a finite number'), (1, [float], dict(interval='[0, 1)'), ValueError, 'x=1: must lie in [0, 1)'),
+    (0, [float], dict(interval='(0, 1]'), ValueError, 'x=0: must lie in (0, 1]'), (float('inf'), [float], dict(interval='[0, inf)'), ValueError, 'x=inf: must lie in [0, inf)'),
+    (0.5, [int], dict(interval='[0, 1]'), TypeError, 'x=0.5: must be a whole number'), (3, [int], dict(least=4), TypeError, 'no such limit: least')])
+def test_check_value_refuses(value, kinds, limits, error, text):
+    with pytest.raises(error) as e: fields.check_value('x', value, *kinds, **limits)
+    assert text in str(e.value)
+
+
+def test_check_value_gives_plain_numbers():
+    for value, kind in ((np.int64(3), int), (np.float32(0.5), float), (np.int8(1), float)):
+        got = fields.check_value('x', value, kind)
+        assert got == value and type(got) in (int, float)
+    assert type(fields.check_value('x', 2, float, interval='[0, inf)')) is int
+    assert fields.check_value('x', None, int, type(None), ge=0) is None
+
+
+@pytest.mark.parametrize('numbers, threads', [(1 << 18, 3), ((1 << 18) - 1, 1)])
+def test_threads_that_fit_the_work(numbers, threads):
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with pytest.raises(KeyError), fitting_threads(numbers):
+            assert torch.get_num_threads() == threads
+            raise KeyError
+        assert torch.get_num_threads() == 3
+    finally: torch.set_num_threads(before)
 
 
 def test_atomic_write(tmp_path):

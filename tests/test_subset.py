@@ -1,64 +1,11 @@
-"""Proxies: classes against a loop, agreement against pairs and ranks, sizes by simulation; halving's calls."""
+"""Proxies: agreement against pairs and ranks, sizes by simulation; halving's calls."""
 import itertools
 
 import numpy as np
 import pytest
-import torch
 from scipy import stats
 
-from cnn_tricks.data.images import ImageData, Part
-from cnn_tricks.data.datasets import embedded
-from cnn_tricks.data.drawn_shapes import shapes
-from cnn_tricks.tools.proxies import images_needed, rank_agreement, regret, some_classes, successive_halving
-
-
-def by_loop(part, names, wanted):
-    "Images and new labels of the wanted classes, one by one"
-    wanted = [n for n in names if n in wanted]
-    kept = [(x, wanted.index(names[y])) for x, y in zip(part.x, part.y.tolist()) if names[y] in wanted]
-    return torch.stack([x for x, _ in kept]), torch.tensor([y for _, y in kept])
-
-
-@pytest.mark.parametrize('wanted', [['ring', 'circle'], ('triangle', 'square', 'ring')])
-def test_classes_against_a_loop(wanted):
-    data = shapes(60, size=(9, 12), classes=('circle', 'square', 'triangle', 'ring'), channels=3)
-    some = some_classes(data, wanted)
-    assert set(some.classes) == set(wanted) and some.name == f'{data.name}, {len(wanted)} classes'
-    for name, part in some.parts.items():
-        x, y = by_loop(data.parts[name], data.classes, wanted)
-        same = torch.equal(part.x, x) and torch.equal(part.y, y)
-        assert same, name
-        assert part.masks.shape == (len(y), 9, 12)
-        old = torch.isin(data.parts[name].y, torch.tensor([data.classes.index(w) for w in wanted]))
-        assert bool((part.masks == data.parts[name].masks[old]).all())
-
-
-def test_classes_drawn():
-    "The same seed the same classes, more of them hold the fewer; data and global random state stay as they are."
-    data = embedded()
-    before, state = data.fingerprint, torch.get_rng_state()
-    draws = {(n, s): some_classes(data, n, s).classes for n in (2, 5, 10) for s in range(6)}
-    assert draws[10, 0] == data.classes and all(set(draws[2, s]) < set(draws[5, s]) for s in range(6))
-    assert len({draws[2, s] for s in range(6)}) > 1 and draws[5, 3] == some_classes(data, np.int64(5), 3).classes
-    assert some_classes(data, 10).train.y.tolist() == data.train.y.tolist()
-    assert bool((torch.get_rng_state() == state).all())
-    assert ImageData(data.train, data.valid, data.test, data.classes).fingerprint == before
-
-
-def test_classes_without_images_in_a_part():
-    x = torch.zeros(4, 1, 3, 3, dtype=torch.uint8)
-    full, none = Part(x, torch.tensor([0, 1, 2, 2])), Part(x[:0], torch.tensor([], dtype=torch.int64))
-    some = some_classes(ImageData(full, full[:1], none, ('a', 'b', 'c')), ['b', 'c'])
-    assert [len(p) for p in some.parts.values()] == [3, 0, 0] and some.train.y.tolist() == [0, 1, 1]
-
-
-@pytest.mark.parametrize('classes, error, match', [
-    (1, ValueError, 'classes=1: must be between 2 and 10'), (11, ValueError, 'between 2 and 10'),
-    ('Bag', TypeError, 'must be a number or names'), (2.5, TypeError, 'classes=2.5'), (True, TypeError, 'classes=True'),
-    (['Bag', 'Hat'], ValueError, "unknown class 'Hat'"), (['Bag', 'Bag'], ValueError, 'all different'),
-    (['Bag'], ValueError, 'two or more'), ([], ValueError, 'two or more')])
-def test_bad_classes(classes, error, match):
-    with pytest.raises(error, match=match): some_classes(embedded(), classes)
+from cnn_tricks.tools.proxies import images_needed, rank_agreement, regret, successive_halving
 
 
 @pytest.mark.parametrize('delta, disagree, power', [(.01, .08, .8), (.02, .3, .9), (.05, .07, .5), (.1, .1, .8)])

@@ -18,13 +18,12 @@ from cnn_tricks.nets.pretrained import Pretrained, load_body, parameter_groups, 
 from cnn_tricks.core.recipe import Recipe, plan
 from cnn_tricks.core.train import learner, train
 from cnn_tricks.tricks.transfer import SOURCE, TARGET, FineTune, frozen_features, linear_probe, rotation_task
-from cnn_tricks.tricks.transfer import take_classes
 
 SHIPPED = 'fashion', 'rotation'
 
 
 @pytest.fixture(scope='module')
-def target(): return take_classes(embedded(), TARGET).subset(40).subset(80, parts=('valid', 'test'))
+def target(): return embedded().take_classes(TARGET).subset(40).subset(80, parts=('valid', 'test'))
 
 
 def noise(n=12, channels=1, size=(28, 28), k=3, seed=0):
@@ -49,7 +48,7 @@ def test_shipped_weights(name):
 
 def test_labels_were_learned():
     "A probe on the source classes' own features beats one on an untrained body: these are weights that know something."
-    data = take_classes(embedded(), SOURCE).subset(300).subset(600, parts=('test',))
+    data = embedded().take_classes(SOURCE).subset(300).subset(600, parts=('test',))
     p, found = pretrained['fashion'](), []
     for body in (False, True):
         torch.manual_seed(0)
@@ -70,21 +69,6 @@ def test_damage_is_noticed(monkeypatch):
 
 
 # data
-
-def test_take_classes_renumbers_in_the_order_given():
-    d = embedded()
-    t = take_classes(d, ('Bag', 'Coat'))
-    for name, part in t.parts.items():
-        whole = d.parts[name]
-        for new, c in enumerate(('Bag', 'Coat')):
-            assert (part.x[part.y == new] == whole.x[whole.y == d.classes.index(c)]).all()
-    assert t.classes == ('Bag', 'Coat') and len(t.train) == 2000
-
-
-@pytest.mark.parametrize('classes', [('Coat',), ('Coat', 'Coat'), ('Coat', 'Hat')])
-def test_take_classes_refuses(classes):
-    with pytest.raises(ValueError, match='classes'): take_classes(embedded(), classes)
-
 
 def test_rotation_task_by_loop():
     d = noise(5)

@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from ..base.fields import check_value
 from ..base.machine import fitting_threads
 from .fastai_loader import FastaiLoader
-from .images import ImageData, Part
+from .images import ImageData
 
 # %% ../../nbs/00_data.ipynb #loaders-seed
 def stream_seed(*numbers: int,  # What the random numbers are for: seed, epoch, step, rank, purpose

@@ -27,7 +27,7 @@ from cnn_tricks.data.loaders import flip
 from cnn_tricks.nets.networks import networks
 from cnn_tricks.core.recipe import Recipe, Trick, Card, trick
 from cnn_tricks.core.train import train
-from cnn_tricks.tricks.transfer import SOURCE, TARGET, rotation_task, take_classes
+from cnn_tricks.tricks.transfer import SOURCE, TARGET, rotation_task
 
 ROOT = Path(__file__).resolve().parents[2]
 NETWORK = dict(network='resnet', network_args={'blocks': [0, 1, 1]})
@@ -58,7 +58,7 @@ class Views(Trick):
 
 def pretrain(task, steps):
     "The trained network's weights without its head, and its accuracy on test images of the task"
-    data = take_classes(fashion_mnist(), SOURCE)
+    data = fashion_mnist().take_classes(SOURCE)
     if task == 'rotation': data = rotation_task(data)
     recipe = Recipe(**NETWORK, steps=steps, batch_size=128, optimizer='adamw', lr=0.01, schedule='one_cycle',
                     channels_last=True) + Views()

@@ -38,7 +38,6 @@ from cnn_tricks.base.machine import machine
 from cnn_tricks.core.recipe import Recipe
 from cnn_tricks.measure.records import all_arms, code_hashes, modules_used, recorded
 from cnn_tricks.base.files import atomic_write
-from cnn_tricks.tools.proxies import some_classes
 from cnn_tricks.core.train import train
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,7 +56,7 @@ def candidates(source, counts):
     for size in (None, 14, 7):
         for k in (None, 6, 3):
             data = source.resize(size) if size else source
-            data = some_classes(data, k) if k else data
+            data = data.take_classes(k) if k else data
             if any(len(data.parts[p]) < n for p, n in counts.items()): continue
             for p, n in counts.items(): data = data.subset(n, parts=(p,)) if 0 < n < len(data.parts[p]) else data
             yield data

@@ -32,7 +32,6 @@ from cnn_tricks.measure.compare import Ledger
 from cnn_tricks.tricks.optimizers import SwapOptimizer
 from cnn_tricks.core.recipe import FlipShift, recipes
 from cnn_tricks.tricks.stopping import LabelSmoothing
-from cnn_tricks.tools.proxies import some_classes
 from cnn_tricks.core.train import train
 from recording import main
 
@@ -82,7 +81,7 @@ def steps(data, seeds, rates, cut): return {str(n): ledger_of(data, seeds, n//cu
 def images(data, seeds, rates, cut): return {'300': ledger_of(data.subset(300), seeds, 72//cut)}
 
 
-def classes(data, seeds, rates, cut): return {str(n): ledger_of(some_classes(data, n), seeds, 72//cut) for n in (6, 3)}
+def classes(data, seeds, rates, cut): return {str(n): ledger_of(data.take_classes(n), seeds, 72//cut) for n in (6, 3)}
 
 
 def pixels(data, seeds, rates, cut): return {'14': ledger_of(data.resize(14), seeds, 72//cut)}

@@ -26,7 +26,7 @@ from cnn_tricks.measure.comparison import Comparison
 from cnn_tricks.data.datasets import embedded
 from cnn_tricks.nets.pretrained import pretrained
 from cnn_tricks.core.recipe import Recipe
-from cnn_tricks.tricks.transfer import TARGET, FineTune, take_classes
+from cnn_tricks.tricks.transfer import TARGET, FineTune
 from recording import main
 
 DELTA = 0.02  # two points: declared before any run
@@ -47,7 +47,7 @@ QUICK = Size(seeds=3, tuning=1, lrs=(0.01,), steps=(10,), labels=((5, 10, 10),))
 
 def draws(labels, size, tuning=1):
     "The target data with so many labels a class, another draw for each seed; those after the seeds' are for tuning"
-    data = take_classes(embedded(), TARGET).subset(200, parts=('valid',))
+    data = embedded().take_classes(TARGET).subset(200, parts=('valid',))
     return [data.subset(len(TARGET)*labels, seed=s) for s in range(size.seeds + tuning)]
 
 
