@@ -109,7 +109,7 @@ def image_loaders(data: ImageData,  # The images
     device = torch.device(default_device() if device is None else device)
     shared = dict(seed=seed, channels_last=channels_last, device=device, rank=rank, world_size=world_size,
                   vocab=CategoryMap(list(data.classes), sort=False))
-    # a channel that never varies has no spread to divide by
+    # a channel that never varies has a standard deviation of 0, which nothing can be divided by
     if normalize: shared.update(mean=data.mean, std=torch.where(data.std > 0, data.std, 1.))
     train = ImageLoader(data.train, batch_size, shuffle=True, drop_last=True, augment=augment, **shared)
     dls = DataLoaders(train, ImageLoader(data.valid, valid_batch_size or max(batch_size, 256), **shared), device=device)
