@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import cnn_tricks.tools.memory_allocator as allocator
 import cnn_tricks.tools.autotune as tuning
 import cnn_tricks.tricks.hardware as hardware
+from cnn_tricks.base.machine import finish_work
 from cnn_tricks.tools.memory_allocator import memory_environment, memory_settings, set_memory
 from cnn_tricks.tools.autotune import Look, Setting, autotune, candidates, current_setting, pick
 from cnn_tricks.measure.cost import Timings
@@ -419,5 +420,6 @@ def test_defect_14_every_accelerator_is_waited_for(kind, monkeypatch):
     "A clock that is read before the device is done times launches"
     waited = []
     monkeypatch.setattr(getattr(torch, kind), 'synchronize', lambda *args: waited.append(kind))
-    hardware._wait(torch.device(kind))
-    assert waited == [kind]
+    finish_work(torch.device(kind))
+    finish_work(kind)
+    assert waited == [kind]*2

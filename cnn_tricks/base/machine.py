@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-__all__ = ['Machine', 'default_device', 'machine', 'fitting_threads']
+__all__ = ['Machine', 'default_device', 'machine', 'finish_work', 'fitting_threads']
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,15 @@ def machine(device: str | None = None,  # 'cpu', 'cuda', 'mps'; None: the defaul
     name = torch.cuda.get_device_name() if device == 'cuda' else _cpu_name()
     return Machine(device, name, cores, torch.get_num_threads(), round(memory, 1),
                    f'{platform.system()} {platform.machine()}', torch.__version__)
+
+
+
+def finish_work(
+    device=None # torch device, or its name: 'cuda'; None: the accelerator, of whatever make, if there is one
+):
+    "Wait until the device has done what it was given: Python only hands work over, so a clock must wait for it"
+    if device is not None: getattr(torch, torch.device(device).type).synchronize()
+    elif torch.accelerator.is_available(): torch.accelerator.synchronize()
 
 
 @contextmanager

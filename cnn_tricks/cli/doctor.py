@@ -14,7 +14,7 @@ from .. import __version__
 from ..tools.autotune import autotune
 from ..data.datasets import embedded
 from ..data.cache import cache_dir
-from ..base.machine import default_device, machine
+from ..base.machine import default_device, finish_work, machine
 from ..nets.networks import networks
 from ..core.recipe import Recipe
 from .train import _console
@@ -73,11 +73,10 @@ def _stepper(network, channels_last, dtype, device, batch_size):
 
 def _time(step, n, device):
     "Seconds of `n` steps"
-    def wait(): torch.cuda.synchronize() if device == 'cuda' else torch.mps.synchronize() if device == 'mps' else None
-    wait()
+    finish_work(device)
     start = time.perf_counter()
     for _ in range(n): step()
-    wait()
+    finish_work(device)
     return (time.perf_counter() - start)/n
 
 def measure_steps(

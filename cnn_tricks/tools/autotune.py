@@ -15,8 +15,8 @@ import torch
 from .memory_allocator import MEMORY, memory_setting, memory_settings, page_faults, set_memory
 from ..measure.cost import Timings
 from ..core.fused_step import FuseOptimizer, fuse, is_fused
-from ..tricks.hardware import _wait, lay_out
-from ..base.machine import machine
+from ..tricks.hardware import lay_out
+from ..base.machine import finish_work, machine
 from ..base.fields import check_value
 from ..core.training_step import TrainingStep, is_channels_last
 from .autotune_result import Tuned
@@ -78,10 +78,10 @@ def _look(step, steps=3): # -> `Look`; the first step sets things up and is not 
     for turn in range(steps + 1):
         before, start = page_faults(), time.perf_counter()
         step.forward().backward()
-        _wait(step.device)
+        finish_work(step.device)
         middle = time.perf_counter()
         step.update()
-        _wait(step.device)
+        finish_work(step.device)
         end = time.perf_counter()
         kept.append((end - start, end - middle, page_faults() - before))
     return Look(*map(median, zip(*kept[1:])))
@@ -111,10 +111,10 @@ def _lap(step, setting, calls): # -> seconds of a step; changes of setting and t
     untimed = 1 + (memory_setting() != setting.memory) # given memory is touched for the first time
     set_process(setting)
     for _ in range(untimed): step()
-    _wait(step.device)
+    finish_work(step.device)
     start = time.perf_counter()
     for _ in range(calls): step()
-    _wait(step.device)
+    finish_work(step.device)
     return (time.perf_counter() - start) / calls
 
 # %% ../../nbs/12_hardware.ipynb #28752687

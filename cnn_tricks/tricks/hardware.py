@@ -14,6 +14,7 @@ import math, time
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from ..base.machine import finish_work
 from ..nets.layer_costs import count_macs
 from ..core.fused_step import FuseOptimizer, match_layout
 from ..data.loaders import ImageLoader
@@ -21,9 +22,6 @@ from ..core.recipe import Card, Trick, trick
 from ..core.training_step import TrainingStep
 
 # %% ../../nbs/12_hardware.ipynb #9acd5edb
-def _wait(device): # an accelerator works on while Python goes on; every kind has its own module: torch.cuda, torch.mps
-    getattr(torch, device.type).synchronize()
-
 def step_phases(
     learn, # fastai `Learner`
     steps:int=10 # to take the time of, at least 1
@@ -34,7 +32,7 @@ def step_phases(
         step, kept = TrainingStep(learn), []
         for _ in range(steps + 2): # two to warm up
             marks = [time.perf_counter()]
-            def mark(): _wait(step.device); marks.append(time.perf_counter())
+            def mark(): finish_work(step.device); marks.append(time.perf_counter())
             step.load(); mark()
             loss = step.forward(); mark()
             loss.backward(); mark()
@@ -87,7 +85,7 @@ def measured_peak(
     while not best or time.perf_counter() < end:
         start = time.perf_counter()
         a @ a
-        _wait(a.device)
+        finish_work(a.device)
         best = max(best, 2 * size**3 / (time.perf_counter() - start))
     return best
 
