@@ -14,7 +14,7 @@ from scipy import stats
 import cnn_tricks.studies.audit as audit_module
 from cnn_tricks.measure import repeated_runs as arms, records
 from cnn_tricks.core import run_control as control
-from cnn_tricks.measure.repeated_runs import Arm, Run
+from cnn_tricks.measure.arms import Arm, Run
 from cnn_tricks.studies.audit import audit
 from cnn_tricks.studies.audit_plan import TooShort, make_plan, promise, usable
 from cnn_tricks.studies.audit_result import CONTROL, Audit, Audited, lesson_of

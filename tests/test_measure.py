@@ -1,4 +1,4 @@
-"Comparisons, records and costs, as far as lesson 03 does not show them."
+"Comparisons, records and costs, as far as lessons 03 and 04 do not show them."
 import json, math, os, re, runpy, shutil, sys, time, warnings, weakref
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,10 +12,12 @@ from fastai.callback.core import Callback
 from scipy import stats
 
 import cnn_tricks
-from cnn_tricks.measure.repeated_runs import Plain, Run, best_lr, plan_steps, read_plain
-from cnn_tricks.measure.comparison import paired_t
+from cnn_tricks.measure.arms import Plain, Run, read_plain
+from cnn_tricks.measure.repeated_runs import best_lr, plan_steps
+from cnn_tricks.measure.machine_counters import _rapl, joules_between
+from cnn_tricks.measure.statistics import paired_t
 from cnn_tricks.core.run_control import Interrupted, RunControl
-from cnn_tricks.measure.cost import _joules, _rapl, energy_counters, measure_costs, time_in_turns, training_costs
+from cnn_tricks.measure.cost import energy_counters, measure_costs, time_in_turns, training_costs
 from cnn_tricks.data.datasets import embedded
 from cnn_tricks.base.display import Shown, Table
 from cnn_tricks.data.loaders import ImageLoader
@@ -464,7 +466,7 @@ def test_code_does(package, thing, old, new):
 @pytest.mark.parametrize('thing,old,new', [
     (plan_steps, 'min(max(steps // 5, 10), 60)', 'min(max(steps // 5, 10), 90)'),
     (plan_steps, 'max(seeds) + 1', 'max(seeds) + 2'),
-    (Comparison, 'max(_spread(d), resolution)', '_spread(d)'),
+    (paired_t, 'max(sample_sd(d), resolution)', 'sample_sd(d)'),
     (Comparison, "x != y and what not in differ", 'False')])
 def test_planning_pairing_and_judging_make_a_record_stale(package, flips, thing, old, new):
     before = code_hashes(modules_used(flips), package)
@@ -591,8 +593,8 @@ def test_energy_counter_is_read_where_there_is_one(tmp_path):
 
 
 def test_energy_between_two_readings():
-    assert _joules({'a': (5., 10.), 'b': (9., 10.)}, {'a': (7., 10.), 'b': (2., 10.)}) == 2 + 3  # b has started anew
-    assert _joules({'a': (5., 10.)}, {}) == 0
+    assert joules_between({'a': (5., 10.), 'b': (9., 10.)}, {'a': (7., 10.), 'b': (2., 10.)}) == 2 + 3  # b has started anew
+    assert joules_between({'a': (5., 10.)}, {}) == 0
 
 
 def test_measured_energy(monkeypatch):

@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from cnn_tricks.measure.repeated_runs import Arm, Run
+from cnn_tricks.measure.arms import Arm, Run
+from cnn_tricks.measure.statistics import holm
 from cnn_tricks.tricks.averaging import EMA
 from cnn_tricks.data.datasets import embedded
 from cnn_tricks.measure.compare import Comparison, Ledger
 from cnn_tricks.tricks.optimizers import SwapOptimizer
 from cnn_tricks.cli.run_options import read_recipe
 from cnn_tricks.tricks.race import (
-    CHANGES, STACK, add_one, contrast, holm, interaction, leave_one_out, stack, target_table,
+    CHANGES, STACK, add_one, contrast, interaction, leave_one_out, stack, target_table,
                              time_to_target)
 from cnn_tricks.studies.all_records import all_recorded
 from cnn_tricks.core.recipe import Recipe, recipes

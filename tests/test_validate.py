@@ -7,16 +7,18 @@ import torch
 from common import run
 from scipy import stats
 
-from cnn_tricks.measure.repeated_runs import Arm, read_plain
+from cnn_tricks.measure.arms import Arm, read_plain
 from cnn_tricks.measure.comparison import Comparison
 from cnn_tricks.data.images import ImageData, Part
 from cnn_tricks.data.datasets import embedded
 from cnn_tricks.measure.compare import Ledger
-from cnn_tricks.tools.leakage import find_duplicates, image_losses, membership_advantage
+from cnn_tricks.tools.duplicates import find_duplicates
+from cnn_tricks.tools.membership import image_losses, membership_advantage
 from cnn_tricks.core.recipe import FlipShift, Recipe, recipes
 from cnn_tricks.measure.records import record, recorded
 from cnn_tricks.core.train import train
-from cnn_tricks.measure.cross_validation import FoldComparison, accuracy_interval, corrected_t, kfold_compare, mcnemar
+from cnn_tricks.measure.cross_validation import FoldComparison, kfold_compare, mcnemar
+from cnn_tricks.measure.statistics import accuracy_interval, corrected_t
 
 
 # an accuracy and its interval

@@ -41,7 +41,6 @@ def machine(device: str | None = None,  # 'cpu', 'cuda', 'mps'; None: the defaul
                    f'{platform.system()} {platform.machine()}', torch.__version__)
 
 
-
 def finish_work(
     device=None # torch device, or its name: 'cuda'; None: the accelerator, of whatever make, if there is one
 ):

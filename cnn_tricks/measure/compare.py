@@ -10,35 +10,18 @@ __all__ = ['compare', 'Ledger', 'ledger', 'Arm', 'Comparison', 'repeat', 'seeds_
 # %% ../../nbs/03_measure.ipynb #imports-measure
 from dataclasses import dataclass, field
 
-import matplotlib.pyplot as plt
-import numpy as np
-from fastcore.basics import patch
-
-from .repeated_runs import Arm, Plain, _of_kind, measure_arms, read_plain, repeat
-from .comparison import Comparison, seeds_needed
-from .comparison import _check_delta, _display, _forest, _from_to, _percent, _points, _seconds
+from ..base.machine import default_device
+from ..core.recipe import Recipe, Trick
 from ..data.images import ImageData
-from ..base.machine import default_device, machine
-from ..base.display import Table
-from ..core.recipe import Recipe, Trick, plan, recipes
+from .arm_names import recipe_name, refusal, trick_label, with_trick
+from .arms import Arm, Plain
+from .comparison import Comparison, check_delta
+from .comparison_display import ShownLedger
+from .repeated_runs import measure_arms, repeat
+from .statistics import holm, seeds_needed
 
 # %% ../../nbs/03_measure.ipynb #measure-all
 _all_ = ['Arm', 'Comparison', 'repeat', 'seeds_needed']
-
-# %% ../../nbs/03_measure.ipynb #measure-names
-def _label(t): # Trick -> its name, and those parameters that are not its defaults
-    other = {k: v for k, v in t.params().items() if v != type(t).__dataclass_fields__[k].default}
-    return t.name + (f"({', '.join(f'{k}={v}' for k, v in other.items())})" if other else '')
-
-def _name(r, default): return next((n for n, known in recipes.items() if known == r), default)
-def _with(base, t): # Trick or Recipe -> Recipe
-    if not isinstance(t, (Trick, Recipe)): raise TypeError(f'trick={t!r}: must be a Trick or a Recipe')
-    return base + t if isinstance(t, Trick) else t
-
-def _refused(recipe, data, device): # -> '' or the reason why the recipe cannot be used
-    try: tricks = plan(recipe).tricks
-    except ValueError as e: return str(e)
-    return next((why for t in tricks if (why := t.applies(data, machine(device)))), '')
 
 # %% ../../nbs/03_measure.ipynb #compare
 def compare(
@@ -55,18 +38,19 @@ def compare(
     progress:bool=True, # a progress bar
     device=None # torch device; None picks the fastest kind here
 )->Comparison: # the runs and the verdict
-    "Train with and without a trick over the same seeds, in turns, and say whether there is a difference"
-    other = _with(base, trick)
-    if why := _refused(other, data, device or default_device()): raise ValueError(f'trick: cannot be used here: {why}')
-    _check_delta(delta)
-    names = _name(base, 'base'), _label(trick) if isinstance(trick, Trick) else _name(trick, 'other')
+    """Train with and without a trick over the same seeds, in turns, and say whether there is a difference. `ValueError`
+    for a trick that cannot be used on these data, and for bad seeds, δ or part; `TypeError` for what is no trick"""
+    other = with_trick(base, trick)
+    if why := refusal(other, data, device or default_device()): raise ValueError(f'trick: cannot be used here: {why}')
+    check_delta(delta)
+    names = recipe_name(base, 'base'), trick_label(trick) if isinstance(trick, Trick) else recipe_name(trick, 'other')
     if names[0] == names[1]: names = names[0], f'{names[1]} again'
     arms = measure_arms(dict(zip(names, (base, other))), data, seeds, budget, equal, lrs, part, progress, device)
     return Comparison(*arms, delta, equal)
 
 # %% ../../nbs/03_measure.ipynb #ledger-class
-@dataclass
-class Ledger(Plain):
+@dataclass(repr=False)
+class Ledger(ShownLedger, Plain):
     "Many comparisons against the same runs of the same base"
     comparisons:list # `Comparison`s that share their base arm
     refused:dict = field(default_factory=dict) # name of a trick that cannot be used here -> the reason
@@ -79,57 +63,7 @@ class Ledger(Plain):
     def holm(self): # -> {name: p-value}
         "Each p-value corrected for the number of comparisons (Holm 1979): below 0.05 it holds for the whole table"
         rest = sorted(self.comparisons, key=lambda c: c.p)
-        raised = np.maximum.accumulate([c.p * (len(rest) - i) for i, c in enumerate(rest)])
-        return {c.trick.name: float(min(p, 1)) for c, p in zip(rest, raised)}
-
-# %% ../../nbs/03_measure.ipynb #ledger-json
-@patch
-def to_dict(self:Ledger): # -> dict of plain values
-    "The base arm once, and each trick's"
-    tricks = [{k: v for k, v in c.to_dict().items() if k != 'base'} for c in self.comparisons]
-    base = self.comparisons[0].base.to_dict() if tricks else None
-    return {'kind': 'ledger', 'base': base, 'comparisons': tricks, 'refused': self.refused}
-
-@patch(cls_method=True)
-def from_dict(cls:Ledger, d:dict): # what `to_dict` gave -> Ledger
-    "A ledger from plain values"
-    d = _of_kind(d, 'ledger')
-    rows = [read_plain({'kind': 'comparison', 'base': d['base'], **c}) for c in d['comparisons']]
-    return Ledger(rows, d['refused'])
-
-# %% ../../nbs/03_measure.ipynb #ledger-table
-_columns = dict(trick='trick', accuracy='accuracy, %', difference='difference, points', interval='95% interval',
-                verdict='verdict', p='p (Holm)', seconds='seconds')
-
-@patch
-def table(self:Ledger): # -> `Table`
-    "A row for each trick, the best first; those that cannot be used come last, with the reason"
-    holm = self.holm()
-    rows = [dict(trick=c.trick.name, accuracy=_percent(c.trick), difference=_points(c.difference), interval=_from_to(c),
-                 verdict=c.verdict, p=f'{holm[c.trick.name]:.2g}', seconds=_seconds(c.trick)) for c in self.sorted()]
-    no = [dict.fromkeys(_columns, '') | dict(trick=n, verdict=f'not used: {why}') for n, why in self.refused.items()]
-    return Table(rows + no, _columns)
-
-@patch
-def plot(self:Ledger, ax=None): # matplotlib axes -> the axes
-    "All paired differences with their intervals, the best on top, and the band of ±δ"
-    ax = ax or plt.subplots(figsize=(7, 1.2 + .5*len(self.comparisons)), layout='constrained')[1]
-    return _forest(ax, self.sorted()) if self.comparisons else ax
-
-# %% ../../nbs/03_measure.ipynb #ledger-show
-@patch
-def _repr_markdown_(self:Ledger):
-    k, notes = len(self.comparisons), [f'- {n}' for c in self.comparisons for n in c.trick.notes()]
-    if not k: return self.table().markdown
-    c = self.comparisons[0]
-    head = (f'Base: {c.base.name}, {_percent(c.base)}% on {c.base.part}, {len(c.base)} seeds, equal {c.equal}, '
-            f'δ = {100*c.delta:g} point{"s" * (c.delta != 0.01)}.')
-    note = ('Each interval is a 95% one by itself: of 20 tricks that do nothing, about one would be called a help '
-            f'or a hurt. p (Holm) corrects for the {k} comparisons made here.')
-    return '\n'.join([head, '', self.table().markdown, '', note, '', *[f'- {n}' for n in c.base.notes()], *notes])
-@patch
-def __repr__(self:Ledger): return '\n'.join(c.summary() for c in self.sorted())
-Ledger._ipython_display_ = _display
+        return dict(zip((c.trick.name for c in rest), holm([c.p for c in rest])))
 
 # %% ../../nbs/03_measure.ipynb #ledger
 def ledger(
@@ -142,15 +76,17 @@ def ledger(
     equal:str='steps', delta:float=0.01, lrs:tuple=None, part:str='valid', progress:bool=True,
     device=None # torch device
 )->Ledger: # the comparisons
-    "Compare many tricks with one base, whose runs they share; what cannot be used here is listed with the reason"
+    """Compare many tricks with one base, whose runs they share; what cannot be used here is listed with the reason.
+    `ValueError` for two arms of one name, and for bad seeds, δ or part"""
     if not isinstance(tricks, dict):
-        named = [(_label(t) if isinstance(t, Trick) else _name(t, f'recipe {i}'), t) for i, t in enumerate(tricks, 1)]
+        named = [(trick_label(t) if isinstance(t, Trick) else recipe_name(t, f'recipe {i}'), t)
+                 for i, t in enumerate(tricks, 1)]
         if len(dict(named)) < len(named): raise ValueError(f'tricks: one twice in {", ".join(n for n, _ in named)}')
         tricks = dict(named)
-    _check_delta(delta)
-    name, others = _name(base, 'base'), {n: _with(base, t) for n, t in tricks.items()}
+    check_delta(delta)
+    name, others = recipe_name(base, 'base'), {n: with_trick(base, t) for n, t in tricks.items()}
     if name in others: raise ValueError(f'tricks: {name!r} is the base; give it another name')
-    why = {n: _refused(r, data, device or default_device()) for n, r in others.items()}
+    why = {n: refusal(r, data, device or default_device()) for n, r in others.items()}
     todo = {name: base} | {n: r for n, r in others.items() if not why[n]}
     arms = measure_arms(todo, data, seeds, budget, equal, lrs, part, progress, device) if len(todo) > 1 else []
     return Ledger([Comparison(arms[0], a, delta, equal) for a in arms[1:]], {n: w for n, w in why.items() if w})

@@ -5,7 +5,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np, torch
-from scipy.stats import binomtest
 
 from .. import __version__
 from ..nets.layer_costs import count_params
@@ -14,6 +13,7 @@ from .html import line_chart
 from ..core.recipe import Recipe
 from ..base.files import atomic_write
 from ..core.result import Result, _smooth
+from ..measure.statistics import accuracy_interval
 
 __all__ = ['Entry', 'interval', 'side_by_side', 'curves', 'mistakes', 'confused', 'recipe_rows', 'report_html', 'write_report']
 
@@ -35,7 +35,7 @@ def interval(
     n:int # images that it was measured on
 )->str: # '89.6 to 91.4'
     "The 95% interval (Wilson 1927) that goes with an accuracy on `n` images, in per cent"
-    low, high = binomtest(round(share*n), n).proportion_ci(method='wilson')
+    low, high = accuracy_interval(round(share*n), n)
     return f'{100*low:.1f} to {100*high:.1f}'
 
 def _seconds(s): return '–' if s is None else f'{s:.1f}' if s < 100 else f'{s:,.0f}'

@@ -14,14 +14,14 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
-from ..measure.repeated_runs import _arm, _check, _one_run, plan_steps
+from ..measure.repeated_runs import check_runs, new_arm, plan_steps, run_once
 from .audit_plan import TooShort, make_plan, usable
 from .audit_result import CONTROL, Audit, Audited
-from ..measure.comparison import _check_delta
+from ..measure.comparison import check_delta
 from ..data.images import ImageData
 from .audit_boundary import FIRST
 from ..base.machine import default_device
-from ..measure.compare import _refused
+from ..measure.arm_names import refusal
 from ..core.recipe import Recipe, recipes, tricks
 from ..measure.records import code_hashes, modules_used
 from ..core.train import steps_for, train
@@ -47,7 +47,7 @@ class _Job: # an audit at work: the clock, the file, and who is told
     def run(self, arm, seed, part='valid'): # one run more for an arm, kept at once
         self.say(f'{arm.name}, seed {seed}' + (' (last check)' if part == 'test' else ''))
         start = time.monotonic()
-        arm.runs.append(_one_run(Recipe.from_dict(arm.recipe), self.data, seed, part, self.device))
+        arm.runs.append(run_once(Recipe.from_dict(arm.recipe), self.data, seed, part, self.device))
         self.audit.walls[arm.name] = round(time.monotonic() - start, 4)
         self.save()
 
@@ -95,7 +95,7 @@ def _prepare(job, base, found): # the plan, and an arm for each trick that is tr
     own = p.seconds == full or counts[0] > steps # the base makes the recipe's own steps, however the clock went since
     counts = [max(1, round(n*steps/counts[0])) if own else n for n in counts]
     named = [('base', base, 0), (CONTROL, base, 0), *((t.name, base + t, i) for i, t in enumerate(chosen, 1))]
-    a.arms = [_arm(name, r.replace(steps=counts[i]), job.data, 'valid', job.device, step_seconds=costs[i])
+    a.arms = [new_arm(name, r.replace(steps=counts[i]), job.data, 'valid', job.device, step_seconds=costs[i])
               for name, r, i in named]
     a.plan = asdict(replace(p, tricks=len(chosen), seconds=min(full, counts[0]*costs[0])))
 
@@ -142,7 +142,7 @@ def _join(job): # -> the base with all that helps, the best first; what cannot b
     a = job.audit
     together = Recipe.from_dict(a.asked['base'])
     for t in (tricks[n](**_params(a, n)) for n in a.helping):
-        why = _refused(together + t, job.data, job.device)
+        why = refusal(together + t, job.data, job.device)
         if why := why or _works(job, together + t): a.clash[t.name] = why
         else: together = together + t
     return together
@@ -160,7 +160,7 @@ def _last_check(job): # the base and all that helps, fresh seeds, test images
         if together == base: return
         counts, costs = plan_steps([base.replace(seconds=a.plan['seconds']), together], job.data, 'seconds', job.device)
         counts = a.base.steps, round(counts[1]*a.base.steps/counts[0])
-        a.final = [_arm(name, r.replace(steps=n), job.data, 'test', job.device, step_seconds=c)
+        a.final = [new_arm(name, r.replace(steps=n), job.data, 'test', job.device, step_seconds=c)
                    for name, r, n, c in zip(('base', 'with what helps'), (base, together), counts, costs)]
     def more(): return job.left() > 1.1*_next_round(job, ('with what helps',))
     while (k := min(map(len, a.final))) < FIRST or k < job.most and more():
@@ -169,11 +169,11 @@ def _last_check(job): # the base and all that helps, fresh seeds, test images
 
 # %% ../../nbs/80_audit.ipynb #e91518e6
 def _asked(base, names, data, minutes, rounds, delta, seed): # what decides an audit, as plain values
-    _check_delta(delta)
+    check_delta(delta)
     if not 0 < minutes < float('inf'): raise ValueError(f'minutes={minutes}: must be a finite number greater than 0')
     if rounds is not None and (type(rounds) is not int or not FIRST <= rounds <= 20):
         raise ValueError(f'rounds={rounds!r}: must be a whole number from {FIRST} to 20, or None')
-    _check(data, (seed,), 'test')
+    check_runs(data, (seed,), 'test')
     about = dict(name=data.name, fingerprint=data.fingerprint, **{k: len(p) for k, p in data.parts.items()})
     plain = names and [t if isinstance(t, str) else dict(name=t.name, **t.params()) for t in names]
     asked = dict(base=base.to_dict(), tricks=plain, minutes=minutes, rounds=rounds, delta=delta, seed=seed, data=about)

@@ -10,10 +10,10 @@ from statistics import median
 from .audit_boundary import FIRST
 from ..base.machine import default_device
 from ..base.paths import records_path
+from ..measure.arm_names import refusal
 from ..core.components import losses, optimizers, schedules
 from ..core.recipe import Recipe, Trick, plan, tricks
 from ..core.train import learner
-from ..measure.compare import _refused
 from ..nets.networks import networks
 
 __all__ = ['Plan', 'TooShort', 'make_plan', 'promise', 'usable']
@@ -140,7 +140,7 @@ def usable(
         with warnings.catch_warnings(): # of tricks that find nothing to change
             warnings.simplefilter('ignore')
             try:
-                why = why or _refused(base + t, data, device or default_device())
+                why = why or refusal(base + t, data, device or default_device())
                 if not why and _idle(base, t, data): why = 'the recipe has it already, or nothing for it to change'
             except ValueError as e: why = str(e)
         if why: refused[t.name] = ' '.join(why.split())

@@ -8,8 +8,10 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
-from ..measure.repeated_runs import Arm, Plain, _of_kind
-from ..measure.comparison import Comparison, _display, _forest, _from_to, _percent, _points
+from ..measure.arms import Arm, Plain, of_kind
+from ..measure.comparison import Comparison
+from ..measure.comparison_display import TextAndPlot, forest, from_to, percent, points
+from ..measure.statistics import p_of_interval
 from ..base.paths import lessons_path
 from .audit_boundary import FIRST, boundary, shared_spread
 from ..base.display import Table
@@ -34,8 +36,16 @@ class Audited(Comparison):
     def interval(self): # -> (low, high)
         "Mean difference ± factor · spread, one image at least, / √seeds; infinite until the first interim analysis"
         if not math.isfinite(self.factor): return -math.inf, math.inf
-        half = self.factor*max(self.spread, self.resolution)/len(self.base)**0.5
-        return self.difference - half, self.difference + half
+        return self.difference - self._half, self.difference + self._half
+
+    @property
+    def _half(self): return self.factor*max(self.spread, self.resolution)/len(self.base)**0.5
+
+    @property
+    def p(self): # -> float in [0, 1]
+        "p-value of no difference that goes with this interval: below 0.05 where it leaves 0 out; 1 where there is none"
+        if not math.isfinite(self.factor) or not self._half: return 1.
+        return p_of_interval(self.difference, self._half, len(self.base))
 
 
 def lesson_of(name:str)->str: # of a registered trick -> '23_schedule', or '' where it comes from no lesson
@@ -48,11 +58,11 @@ def lesson_of(name:str)->str: # of a registered trick -> '23_schedule', or '' wh
 
 
 def _named(names, how='**{}**'): return ', '.join(how.format(n) for n in names)
-def _range(c): return f'{_points(c.difference)} points, interval {_from_to(c)}'
+def _range(c): return f'{points(c.difference)} points, interval {from_to(c)}'
 
 
 @dataclass
-class Audit(Plain):
+class Audit(TextAndPlot, Plain):
     "Which tricks help a recipe on these images and this machine; `cnn_tricks.studies.audit.audit` makes one"
     asked:dict # base (a recipe's plain values), tricks (names, or None), minutes, rounds, delta, seed, data
     arms:list = field(default_factory=list) # `Arm`s: the base, the control (the base on other seeds), the tricks
@@ -78,7 +88,7 @@ class Audit(Plain):
     @classmethod
     def from_dict(cls, d:dict): # what `to_dict` gave -> Audit
         "An audit from plain values; `ValueError` where they are not an audit's"
-        d = _of_kind(d, 'audit')
+        d = of_kind(d, 'audit')
         return cls(**d | {k: [Arm.from_dict(a) for a in d[k]] for k in ('arms', 'final')})
 
     # what was asked and compared
@@ -184,14 +194,14 @@ class Audit(Plain):
         if not c or not self.helping: return ''
         part = 'the test images' if c.base.part == 'test' else c.base.part
         return (f'{"Together" if len(c.trick.recipe["tricks"]) > len(c.base.recipe["tricks"]) + 1 else "Checked"} '
-                f'on {len(c.base)} fresh seeds and {part}: {_percent(c.base)} % without, {_percent(c.trick)} % with; '
+                f'on {len(c.base)} fresh seeds and {part}: {percent(c.base)} % without, {percent(c.trick)} % with; '
                 f'{_range(c)}: {bold.format(c.verdict)}.')
 
     def rows(self)->list: # a dict for each trick tried, the control last
         "What the table shows, as text"
         def row(c):
             ratio = (c.trick.step_seconds or math.nan)/(self.base.step_seconds or math.nan)
-            return dict(trick=c.trick.name, difference=_points(c.difference), interval=_from_to(c), verdict=c.verdict,
+            return dict(trick=c.trick.name, difference=points(c.difference), interval=from_to(c), verdict=c.verdict,
                         seeds=len(c.base), step=f'{ratio:.2f}', lesson=lesson_of(c.trick.name))
         return [row(c) for c in (*self.comparisons, self.control)] if self.rounds else []
 
@@ -211,11 +221,10 @@ class Audit(Plain):
     def plot(self, ax=None): # matplotlib axes -> the axes
         "All paired differences with their intervals, the best on top, the control at the bottom, and the band of ±δ"
         ax = ax or plt.subplots(figsize=(7, 1.2 + .4*len(self.arms)), layout='constrained')[1]
-        return _forest(ax, [*self.comparisons, self.control])
+        return forest(ax, [*self.comparisons, self.control])
 
     def _repr_markdown_(self):
         notes = [f'- {n}' for a in self.arms for n in a.notes()]
         return '\n'.join([self.answer(), '', self.table().markdown, '', *notes])
 
     def __repr__(self): return self.answer('{}')
-    _ipython_display_ = _display

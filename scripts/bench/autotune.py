@@ -43,7 +43,7 @@ def child(job):
     import torch
     from fastai.callback.core import Callback, CancelFitException
     from cnn_tricks.tools.memory_allocator import page_faults, set_memory
-    from cnn_tricks.measure.cost import _peak
+    from cnn_tricks.measure.machine_counters import peak_bytes
     from cnn_tricks.data.datasets import embedded
     from cnn_tricks.tricks.hardware import lay_out
     from cnn_tricks.core.recipe import Recipe
@@ -78,7 +78,7 @@ def child(job):
     print(json.dumps(out | dict(
         images_per_second=round((n - 4)*job['batch']/(clock.marks[-1] - clock.marks[3]), 1), step_seconds=median(steps),
         first_step_seconds=clock.marks[0] - start, faults_per_step=round((page_faults() - clock.faults)/(n - 3)),
-        peak_mib=round((_peak() or 0)/2**20))))
+        peak_mib=round((peak_bytes() or 0)/2**20))))
 
 
 def serve():

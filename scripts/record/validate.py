@@ -29,7 +29,7 @@ from cnn_tricks.measure.comparison import Comparison
 from cnn_tricks.data.images import ImageData
 from cnn_tricks.data.datasets import embedded
 from cnn_tricks.tricks.dropout import WithDropout
-from cnn_tricks.tools.leakage import image_losses, membership_advantage
+from cnn_tricks.tools.membership import image_losses, membership_advantage
 from cnn_tricks.base.machine import machine
 from cnn_tricks.core.recipe import FlipShift, recipes
 from cnn_tricks.core.train import train
