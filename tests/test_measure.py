@@ -17,7 +17,7 @@ from cnn_tricks.measure.repeated_runs import best_lr, plan_steps
 from cnn_tricks.measure.machine_counters import _rapl, joules_between
 from cnn_tricks.measure.statistics import paired_t
 from cnn_tricks.core.run_control import Interrupted, RunControl
-from cnn_tricks.measure.cost import energy_counters, measure_costs, time_in_turns, training_costs
+from cnn_tricks.measure.cost import Timings, energy_counters, measure_costs, time_in_turns, training_costs
 from cnn_tricks.data.datasets import embedded
 from cnn_tricks.base.display import Shown, Table
 from cnn_tricks.data.loaders import ImageLoader
@@ -30,6 +30,7 @@ from cnn_tricks.base.fields import bounded
 from cnn_tricks.base.registry import Registry
 from cnn_tricks.tricks.schedule import step
 from cnn_tricks.core.train import train
+from cnn_tricks.core.training_step import first_batch, recipe_step
 
 TINY = Recipe(network='resnet', network_args={'width': 4, 'blocks': [0, 1]}, steps=6, batch_size=16,
               schedule='one_cycle', lr=0.01)
@@ -395,6 +396,32 @@ def test_save_and_load(flips, tmp_path):
     with pytest.raises(ValueError, match='must be a ledger'): Ledger.load(tmp_path/'c.json')
 
 
+def test_a_comparison_and_a_ledger_survive_json(flips):
+    assert Comparison.from_dict(json.loads(flips.to_json())) == flips
+    with pytest.raises(ValueError, match='must be a comparison'): Comparison.from_dict({'kind': 'arm'})
+    book = Ledger([flips, replace(flips, trick=replace(flips.trick, name='worse'))], {'other': 'not here'})
+    again = Ledger.from_dict(json.loads(book.to_json()))
+    assert again.to_dict() == book.to_dict() and again['worse'].base == flips.base and again.refused == book.refused
+
+
+def test_a_ledger_is_sorted_by_the_difference():
+    book = Ledger([against([.01, .02]), against([.03, .05]), against([-.01, 0.])])
+    assert [c.difference for c in book.sorted()] == sorted((c.difference for c in book.comparisons), reverse=True)
+
+
+def test_one_seed_and_equal_seeds_say_nothing():
+    one, equal = against([.05]), against([.01, .01])
+    for c in (one, equal): assert c.interval == (-math.inf, math.inf) and c.verdict == 'undecided' and c.p == 1
+    with pytest.raises(ValueError, match='delta=0: must lie between 0 and 1'): against([.01], delta=0)
+
+
+def test_plan_of_steps(data):
+    half = TINY.replace(batch_size=32)
+    assert plan_steps([TINY, half], data)[0] == [6, 6]
+    assert plan_steps([TINY.replace(epochs=3), half], data, 'epochs')[0] == [3*(160//16), 3*(160//32)]
+    with pytest.raises(ValueError, match="equal='hours': must be"): plan_steps([TINY, half], data, 'hours')
+
+
 def test_a_kind_nobody_knows(tmp_path):
     with pytest.raises(ValueError, match="kind='nonsense': must be one of arm, "): read_plain({'kind': 'nonsense'})
     with pytest.raises(ValueError, match='kind=None'): read_plain({})
@@ -509,7 +536,7 @@ def test_hashes_follow_imports_into_folders(tmp_path):
 
 
 def test_modules_used(flips, data, toys):
-    used, common = modules_used(flips), {home(f) for f in (train, resnet, sgd, plan_steps, Comparison)}
+    used, common = modules_used(flips), {home(f) for f in (train, resnet, sgd, plan_steps, Arm, Comparison)}
     assert used == common | {home(FlipShift)}
     assert modules_used(flips.base) == common # no trick
     hashed = set(code_hashes(used))
@@ -722,3 +749,46 @@ def test_tolerance_of_a_check(check_records):
     assert tolerance(wide, 1) == pytest.approx(.3) and tolerance(alike, 1) == pytest.approx(2*.004)
     assert tolerance(wide, 3) == pytest.approx(.3/3**.5) and tolerance(alike, 3) == tolerance(alike, 1)
     assert tolerance(arm([1.], data={'valid': 50}), 1) == pytest.approx(1/50)
+
+
+# time in turns, and the step that is timed
+
+def test_timings_by_hand():
+    made = Timings({'a': [1., 2., 4.], 'b': [2., 2., 2.]})
+    assert made.ratios('a', 'b') == [2, 1, .5] and made.ratio('a', 'b') == 1 and made.spread('a', 'b') == (.5, 2)
+    assert made.median('a') == 2 and 'times as fast as a' in made._repr_markdown_()
+
+
+def test_turns_are_interleaved():
+    order = []
+    time_in_turns({n: lambda n=n: order.append(n) for n in 'ab'}, rounds=2, calls=2)
+    assert ''.join(order) == 'ab' + 'aabb' + 'bbaa'
+    for name in 'rounds', 'calls':
+        with pytest.raises(ValueError, match=f'{name}=0: must be at least 1'): time_in_turns({}, **{name: 0})
+
+
+def test_energy_of_a_counter_that_started_anew():
+    assert joules_between({'a': (5., 9.)}, {'a': (7., 9.)}) == 2 and joules_between({'a': (8., 9.)}, {'a': (1., 9.)}) == 2
+
+
+def test_a_step_hardly_moves_its_copy(data):
+    step = recipe_step(TINY, data, device='cpu')
+    kept = [p.detach().clone() for p in step.model.parameters()]
+    step()
+    assert not all(map(torch.equal, kept, step.model.parameters()))
+    assert all((p - q).abs().max() < 1e-4 for p, q in zip(kept, step.model.parameters()))
+    with pytest.raises(ValueError, match='batch_size=100000'): recipe_step(TINY.replace(batch_size=100_000), data)
+
+
+def test_a_loader_goes_on_as_if_nobody_had_looked():
+    dl = torch.utils.data.DataLoader(range(100), 4, shuffle=True, generator=torch.Generator().manual_seed(1))
+    looked, chance = first_batch(dl).tolist(), torch.get_rng_state()
+    assert first_batch(dl).tolist() == looked == next(iter(dl)).tolist() != next(iter(dl)).tolist()
+    assert torch.equal(torch.get_rng_state(), chance)
+
+
+def test_bad_records(tmp_path, flips):
+    with pytest.raises(ValueError, match='small letters'): record('No!', flips, tmp_path)
+    with pytest.raises(ValueError, match='holds no runs'): record('empty', flips.base[:0], tmp_path)
+    record('group', {'a': flips.base, 'b': flips}, tmp_path)
+    assert recorded('group', tmp_path)['a'] == flips.base

@@ -18,7 +18,7 @@ from .repeated_runs import measure_arms
 __all__ = ['Record', 'record', 'recorded', 'all_arms', 'modules_used', 'code_hash', 'code_hashes']
 
 _versions = 'cnn_tricks', 'torch', 'fastai', 'numpy'
-_showing = {'course', 'pages', 'display'} # they decide nothing
+_showing = {'course', 'pages', 'display', 'comparison_display'} # they decide nothing
 _folder = Path(__import__('cnn_tricks').__file__).parent
 _unseen = {'ctx', 'kind', 'type_comment', 'type_params', 'annotation', 'returns'}
 
@@ -123,7 +123,8 @@ def modules_used(result)->set: # what can be recorded -> {'core.train', 'nets.ne
         r = plan(Recipe.from_dict(arm.recipe))
         named = (networks, r.network), (optimizers, r.optimizer), (schedules, r.schedule), (losses, r.loss)
         used |= {registry[name].__module__ for registry, name in named} | {type(t).__module__ for t in r.tricks}
-    return {m.removeprefix('cnn_tricks.') for m in used if m.startswith('cnn_tricks.')}
+    used = {m.removeprefix('cnn_tricks.') for m in used if m.startswith('cnn_tricks.')}
+    return {m for m in used if not _showing & {*m.split('.')}}
 
 
 def code_hash(source:str)->str: # Python source -> 12 hexadecimal digits
