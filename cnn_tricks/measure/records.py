@@ -12,7 +12,7 @@ from ..core.components import losses, optimizers, schedules
 from ..core.recipe import Recipe, plan
 from ..nets.networks import networks
 from .arms import Arm, read_plain
-from .compare import Comparison, Ledger # their kinds must be known to `recorded`
+from .compare import Comparison # importing it makes the kinds `comparison` and `ledger` known to `recorded`
 from .repeated_runs import measure_arms
 
 __all__ = ['Record', 'record', 'recorded', 'all_arms', 'modules_used', 'code_hash', 'code_hashes']
