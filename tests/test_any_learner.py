@@ -42,7 +42,7 @@ from cnn_tricks.tricks.penalties import DecayWeights, ShrinkToZero
 from cnn_tricks.tricks.precision import Autocast
 from cnn_tricks.core.recipe import Recipe
 from cnn_tricks.tricks.resolution import ProgressiveResizing
-from cnn_tricks.cli.train import RunBar
+from cnn_tricks.cli.progress import RunBar
 from cnn_tricks.core.fitting import FitCallback, StepLimit, limited, planned_steps
 from cnn_tricks.core.training_step import TrainingStep, batch_inputs, first_batch, unmoved
 from cnn_tricks.tricks.stopping import KeepBest

@@ -8,7 +8,8 @@ import pytest
 from common import BIN, run
 from PIL import Image
 
-from cnn_tricks.cli.main import main, parser
+from cnn_tricks.cli.arguments import parser
+from cnn_tricks.cli.main import main
 from cnn_tricks.base.paths import lessons_path
 
 CLASSES = ('<b>bold & "so on"', 'Köln $x$ 猫', 'plain')  # names that a web page or a chart could trip over
@@ -555,7 +556,7 @@ def test_lessons_keep_what_was_changed(tmp_path):
 
 def test_lessons_renew_what_was_not_changed(tmp_path, monkeypatch):
     "A newer release brings a newer lesson; one that the reader changed stays."
-    from cnn_tricks.cli import predict_and_lessons as commands
+    from cnn_tricks.cli import lessons as commands
     (tmp_path/'old').mkdir()
     for n in 'a', 'b': (tmp_path/'old'/f'{n}.ipynb').write_text('first')
     monkeypatch.setattr(commands, 'lessons_path', lambda: tmp_path/'old')

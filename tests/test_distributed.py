@@ -303,13 +303,13 @@ def die(self):
 RunControl.__init__, RunControl.after_batch = every_step, die
 from cnn_tricks.cli import train as runs
 from cnn_tricks.cli.main import main
-train_all = runs._train_all
+train_all = runs.train_all
 def hurried(*args): # as if the launcher were quick to end the other one
     try: return train_all(*args)
     except RuntimeError:
         os.kill(os.getpid(), signal.SIGTERM)
         raise
-runs._train_all = hurried
+runs.train_all = hurried
 sys.exit(main(sys.argv[1:]))
 '''
 

@@ -43,7 +43,7 @@ def test_case_8_empty_argument(args, tmp_path, monkeypatch, capsys):
 def test_case_8_every_word_of_every_command():
     "No argument that takes text takes an empty one: those that a later command brings are asked, too."
     import argparse
-    from cnn_tricks.cli.main import parser
+    from cnn_tricks.cli.arguments import parser
     commands = next(a for a in parser()._actions if isinstance(a, argparse._SubParsersAction)).choices
     for name, p in commands.items():
         for a in p._actions:
@@ -128,11 +128,11 @@ def test_case_9_a_run_goes_on_once(photos, tmp_path, cnn_tricks):
 
 
 def test_case_9_pictures_of_heat(tmp_path):
-    from cnn_tricks.cli.predict_and_lessons import _own_file
+    from cnn_tricks.cli.predict import new_file
     names, start = [], threading.Barrier(12)
     def take():
         start.wait()
-        names.append(_own_file(tmp_path, 'a.png').name)
+        names.append(new_file(tmp_path, 'a.png').name)
     threads = [threading.Thread(target=take) for _ in range(12)]
     for t in threads: t.start()
     for t in threads: t.join()
@@ -215,7 +215,7 @@ kind = {kind}
 class Fails(Callback):
     def before_batch(self):
         if self.run_control.state.step >= {at}: raise kind('no more memory')
-runs._Began.before_batch = Fails.before_batch
+runs.RunBar.before_batch = Fails.before_batch
 def fails(*args, **kwargs): raise kind('no more memory')
 audit_runs.audit = fails
 sys.exit(main({args}))

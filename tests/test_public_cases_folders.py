@@ -379,14 +379,14 @@ def test_case_4_white_travels_with_the_trained_network(root, tmp_path):
     assert trained.ranges == {'16': 4095}
     dim, bright = np.full((12, 12), 200, np.uint16), np.full((12, 12), 60000, np.uint16)
     png(dim, tmp_path/'dim'), png(bright, tmp_path/'bright')
-    from cnn_tricks.cli.predict_and_lessons import _picture
-    assert (_picture(tmp_path/'dim.png', trained) == 200*255//4095).all()
-    assert _picture(tmp_path/'bright.png', trained) == 'holds values up to 60,000, where white was 4,095 in training'
+    from cnn_tricks.cli.predict import read_picture
+    assert (read_picture(tmp_path/'dim.png', trained) == 200*255//4095).all()
+    assert read_picture(tmp_path/'bright.png', trained) == 'holds values up to 60,000, where white was 4,095 in training'
 
 
 def test_case_4_networks_saved_before_still_predict(root, tmp_path):
     import json
-    from cnn_tricks.cli.predict_and_lessons import _picture
+    from cnn_tricks.cli.predict import read_picture
     from cnn_tricks.core.recipe import Recipe
     from cnn_tricks.core.result import load_trained
     from cnn_tricks.core.train import train
@@ -396,7 +396,7 @@ def test_case_4_networks_saved_before_still_predict(root, tmp_path):
     (tmp_path/'m'/'recipe.json').write_text(json.dumps(about))
     png((RAMP*257).astype(np.uint16), tmp_path/'deep'), png(RAMP.astype(np.uint8), tmp_path/'plain')
     trained = load_trained(tmp_path/'m')
-    assert (_picture(tmp_path/'deep.png', trained) == _picture(tmp_path/'plain.png', trained)).all()
+    assert (read_picture(tmp_path/'deep.png', trained) == read_picture(tmp_path/'plain.png', trained)).all()
     assert trained.ranges == {'16': 65535, '32': 65535}
 
 

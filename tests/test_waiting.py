@@ -30,7 +30,7 @@ def environment(code, **env):
 import json, os, sys
 import cnn_tricks.cli.wait_policy
 cnn_tricks.cli.wait_policy.busy_cores = lambda seconds=0: float(os.environ['BUSY'])
-cnn_tricks.cli.wait_policy._cores = lambda: 2
+cnn_tricks.cli.wait_policy.usable_cores = lambda: 2
 {code}
 print(json.dumps([{{k: os.environ[k] for k in {NAMES} if k in os.environ}}, 'torch' in sys.modules]))'''
     r = subprocess.run([sys.executable, '-c', code], env={'BUSY': '1.9', **clean, **env}, text=True, capture_output=True)

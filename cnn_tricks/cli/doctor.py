@@ -1,5 +1,9 @@
 """`cnn_tricks doctor`: versions, the machine, how busy it is, and what a training step takes on it"""
-import os, platform, statistics, tempfile, time
+import os
+import platform
+import statistics
+import tempfile
+import time
 from contextlib import nullcontext
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, metadata, version
@@ -11,26 +15,28 @@ from packaging.specifiers import SpecifierSet
 from rich.table import Table
 
 from .. import __version__
-from ..tools.autotune import autotune
+from ..base.machine import default_device, finish_work, machine
+from ..core.recipe import Recipe
+from ..core.train import learner
 from ..data.datasets import embedded
 from ..data.cache import cache_dir
-from ..base.machine import default_device, finish_work, machine
 from ..nets.networks import networks
-from ..core.recipe import Recipe
-from .train import _console
-from ..core.train import learner
+from ..tools.autotune import autotune
+from .console import console
 from .wait_policy import busy_cores, busy_line
 
-__all__ = ['versions', 'measure_steps', 'fastest', 'tuned_settings', 'diagnosis', 'show_diagnosis']
+__all__ = ['versions', 'cache_state', 'settings', 'measure_steps', 'fastest', 'tuned_settings', 'diagnosis',
+           'show_diagnosis']
 
 
 def _ranges():
-    "{package: the range that cnn_tricks declares}, from its metadata"
+    "Package -> the range of versions that cnn_tricks declares, from its metadata"
     try: about = metadata('cnn_tricks')
     except PackageNotFoundError: return {}
     needs = [Requirement(r) for r in about.get_all('Requires-Dist') or []]
     wanted = {r.name: r.specifier for r in needs if not r.marker}
     return wanted | {'python': SpecifierSet(about['Requires-Python'] or '')}
+
 
 def versions()->list: # a dict each: `name`, `version`, `wanted`, `ok`
     "What is installed, and whether it lies in the range that cnn_tricks declares"
@@ -41,7 +47,8 @@ def versions()->list: # a dict each: `name`, `version`, `wanted`, `ok`
     return [dict(name=n, version=v, wanted=str(ranges.get(n, '')), ok=v is not None and
                  (n not in ranges or ranges[n].contains(v.split('+')[0], prereleases=True))) for n, v in found.items()]
 
-def _cache():
+
+def cache_state()->dict: # `folder`, and `error`: the system's reason, or nothing
     "The cache folder, and why it cannot be written, if so; tried, since permissions do not tell all"
     try:
         cache_dir().mkdir(parents=True, exist_ok=True)
@@ -50,12 +57,16 @@ def _cache():
     return dict(folder=str(cache_dir()), error='')
 
 
-def _settings(device):
-    "{name: (channels_last?, dtype of autocast or None)}; the first is what the others are held against"
+def settings(
+    device:str # 'cpu', 'cuda', 'mps'
+)->dict: # name -> (channels_last?, dtype of autocast or None); the first is what the others are held against
+    """What `measure_steps` times. bfloat16 is PyTorch's own `autocast`, on the processor as on a GPU: fastai's
+    `to_bf16` asks for a GPU and would quietly train in float32."""
     out = {'float32': (False, None), 'channels_last': (True, None), 'bfloat16': (False, torch.bfloat16),
            'bfloat16, channels_last': (True, torch.bfloat16)}
     if device == 'mps': return {k: v for k, v in out.items() if v[1] is None}
     return out | ({'float16, channels_last': (True, torch.float16)} if device == 'cuda' else {})
+
 
 def _stepper(network, channels_last, dtype, device, batch_size):
     "A function that does one training step: forward under autocast, loss in float32, backward, Adam"
@@ -79,6 +90,7 @@ def _time(step, n, device):
     finish_work(device)
     return (time.perf_counter() - start)/n
 
+
 def measure_steps(
     device:str=None, # 'cpu', 'cuda', 'mps'; None: the default
     seconds:float=3., # about how long to measure
@@ -87,7 +99,7 @@ def measure_steps(
     "Training steps under each setting, in turns so that a busy moment hits all of them; medians"
     device, rows = device or default_device(), []
     for network in ('article', 'resnet'):
-        steps = {k: _stepper(network, *v, device, batch_size) for k, v in _settings(device).items()}
+        steps = {k: _stepper(network, *v, device, batch_size) for k, v in settings(device).items()}
         for step in steps.values(): _time(step, 2, device)  # the first steps set things up
         n = max(1, round(seconds/2/5/sum(_time(step, 1, device) for step in steps.values())))
         turns = [{k: _time(step, n, device) for k, step in steps.items()} for _ in range(5)]
@@ -123,19 +135,22 @@ def tuned_settings(
                          milliseconds=round(1000*t.found.median(t.chosen), 3)))
     return rows
 
+
 def _tuned_line(t):
+    "A row of `tuned_settings` as a line"
     return (f"autotune, {t['network']}: {t['chosen']} ({t['milliseconds']:.1f} ms a step of {t['batch_size']} images, "
             f"{t['speed']:.2f} x)")
 
 
 _fp16 = 'float16 autocast is not tried on a processor: where we tried, it was 50 to 100 times slower than float32'
 
+
 def diagnosis(
     measure:bool=True # time training steps, too?
 )->dict: # plain values: what is installed, the machine, how busy it is, `problems`, and what was measured
     "What this machine has, and what trains fastest on it"
-    about, busy = machine(), busy_cores(0.5) # before this process works itself
-    out = dict(versions=versions(), machine=asdict(about), cache=_cache(), busy=round(busy, 2),
+    about, busy = machine(), busy_cores(0.5)  # before this process works itself
+    out = dict(versions=versions(), machine=asdict(about), cache=cache_state(), busy=round(busy, 2),
                load=round(os.getloadavg()[0], 1) if hasattr(os, 'getloadavg') else None)
     bad = [v for v in out['versions'] if not v['ok']]
     out['problems'] = [f'{v["name"]} {v["version"] or "is missing"}: cnn_tricks wants {v["wanted"]}' for v in bad]
@@ -152,11 +167,20 @@ def _grid(head, rows):
     for r in rows: t.add_row(*map(str, r))
     return t
 
+
+def _steps_table(steps, networks):
+    names = list(dict.fromkeys(r['setting'] for r in steps))
+    def line(network):
+        mine = {r['setting']: r for r in steps if r['network'] == network}
+        return [network, f'{mine["float32"]["milliseconds"]:.1f} ms', *(f'{mine[n]["speed"]:.2f} x' for n in names[1:])]
+    return _grid(['network', *names], [line(n) for n in networks])
+
+
 def show_diagnosis(
     found:dict # of `diagnosis`
 ):
     "Print it"
-    say, m = _console().print, found['machine']
+    say, m = console().print, found['machine']
     say(_grid(['', '', ''], [(v['name'], v['version'] or 'missing', v['wanted'] and f'({v["wanted"]})')
                              for v in found['versions']]))
     busy = '' if found['load'] is None else f'; load {found["load"]}'
@@ -164,13 +188,8 @@ def show_diagnosis(
         f'{busy_line(found["busy"], m["cores"])}\ntrains on: {m["device"]}\n'
         f'cache: {found["cache"]["folder"].replace(str(Path.home()), "~")}')
     if 'steps' in found:
-        names = list(dict.fromkeys(r['setting'] for r in found['steps']))
-        def line(network):
-            mine = {r['setting']: r for r in found['steps'] if r['network'] == network}
-            times = (f'{mine[n]["speed"]:.2f} x' for n in names[1:])
-            return [network, f'{mine["float32"]["milliseconds"]:.1f} ms', *times]
-        say(f'\nA training step of 64 images of 28 x 28 pixels: float32, and how many times as fast the others are')
-        say(_grid(['network', *names], [line(n) for n in found['fastest']]))
+        say('\nA training step of 64 images of 28 x 28 pixels: float32, and how many times as fast the others are')
+        say(_steps_table(found['steps'], found['fastest']))
         for network, setting in found['fastest'].items(): say(f'fastest for {network}: {setting}')
     for t in found.get('tuned', []): say(_tuned_line(t))
     for text in found.get('notes', []) + [f'problem: {p}' for p in found['problems']]: say(text)

@@ -1,42 +1,53 @@
-"""Options of the command line: made from the fields of a recipe and of tricks, and read back"""
+"""What a command was asked for: folder, recipe, budget, threads, device; read back where a run goes on"""
 import json
 from pathlib import Path
 
 import torch
 
-from .errors import UsageError, _one_line
 from ..core.recipe import Recipe, recipes
+from .errors import UsageError, one_line
 
-__all__ = ['run_folder', 'read_recipe', 'given_options', 'options_of', 'use_threads', 'tried_device', 'planned', 'same_seconds']
+__all__ = ['TRAIN_FOLDER', 'files_of_run', 'run_folder', 'read_recipe', 'given_options', 'options_of', 'use_threads',
+           'tried_device', 'with_budget', 'planned', 'same_seconds']
 
-
-_default, _budgets, _least = 'cnn_tricks_run', ('epochs', 'steps', 'seconds'), 500
+TRAIN_FOLDER = 'cnn_tricks_run'
 _files = ('run.json', 'metrics.json', 'ledger.json', 'model.safetensors', 'recipe.json', 'report.html',
           'checkpoint.pt', 'baseline')
+_budgets, _least = ('epochs', 'steps', 'seconds'), 500
+_names = 'epochs', 'minutes', 'steps', 'size', 'seed', 'batch_size', 'lr', 'no_baseline'
 
-def _holds(folder): return [n for n in _files if (folder/n).exists()]
+
+def files_of_run(
+    folder:Path # it need not exist
+)->list: # names
+    "What a run or an audit has left in a folder"
+    return [n for n in _files if (folder/n).exists()]
+
 
 def run_folder(
     out:str=None, # the folder that was asked for; None: `default`, or one like it that is free
     resume:bool=False, # go on with the run that is there?
-    default:str=_default # the folder that is meant where none was asked for
+    default:str=TRAIN_FOLDER # the folder that is meant where none was asked for
 )->Path: # the folder to write to; it need not exist
-    "Where a run goes: never into a folder that holds another run"
+    """Where a run goes: never into a folder that holds another run.
+
+    Raises `UsageError` where the folder that was asked for is a file, or holds another run."""
     if out is not None:
         if not str(out).strip(): raise UsageError(f'--out {out!r}: is empty')
         if Path(out).is_file(): raise UsageError(f'--out {out}: is a file, not a folder')
-        if not resume and (found := _holds(Path(out))):
+        if not resume and (found := files_of_run(Path(out))):
             what = 'an unfinished run: add --resume' if 'run.json' in found else f'results ({found[0]}): remove them'
             raise UsageError(f'{out} holds {what}, or give another folder with --out')
         return Path(out)
     tried = [Path(default)]
-    while _holds(tried[-1]) or tried[-1].is_file(): tried.append(Path(f'{default}_{len(tried) + 1}'))
+    while files_of_run(tried[-1]) or tried[-1].is_file(): tried.append(Path(f'{default}_{len(tried) + 1}'))
     unfinished = [p for p in tried if (p/'run.json').exists()]
     return (unfinished or tried[:-1] or tried)[-1] if resume else tried[-1]
 
 
-def _plain(path): # of a JSON file: a recipe's plain values
-    try: d = json.loads(path.read_bytes()) # bytes: Windows' editors write a byte order mark, its shell UTF-16
+def _plain(path):
+    "A recipe's plain values, from a JSON file"
+    try: d = json.loads(path.read_bytes())  # bytes: Windows' editors write a byte order mark, its shell UTF-16
     except UnicodeDecodeError: raise ValueError('is no text in UTF-8') from None
     except RecursionError: raise ValueError('is nested too deeply') from None
     d = d.get('recipe', d) if isinstance(d, dict) else d
@@ -46,7 +57,7 @@ def _plain(path): # of a JSON file: a recipe's plain values
 def read_recipe(
     text:str # a registered recipe's name, or a JSON file: a recipe, or the `recipe.json` of a run
 )->dict: # `label`, `fields` (plain values), `own_budget` (does it say how long to train?)
-    "The recipe that `--recipe` names, checked"
+    "The recipe that `--recipe` names, checked; raises `UsageError` that names the file, the field and the value"
     if text in recipes: return dict(label=text, fields=recipes[text].to_dict(), own_budget=False)
     path = Path(text)
     if path.is_dir() and text: raise UsageError(f'--recipe {text}: is a folder; give a file, as the recipe.json in it')
@@ -57,10 +68,8 @@ def read_recipe(
         given = any(d.get(b) is not None for b in _budgets)
         return dict(label=path.name, fields=Recipe.from_dict(d).to_dict(), own_budget=given)
     except OSError as e: raise UsageError(f'--recipe {text}: {e.strerror}') from None
-    except Exception as e: raise UsageError(f'{path}: {_one_line(e)}') from None
+    except Exception as e: raise UsageError(f'{path}: {one_line(e)}') from None
 
-
-_names = 'epochs', 'minutes', 'steps', 'size', 'seed', 'batch_size', 'lr', 'no_baseline'
 
 def given_options(
     a, # what argparse made of the command line
@@ -73,14 +82,20 @@ def given_options(
     return given
 
 
-def _changed(old, new): # of two recipes: what differs, in words
+def _short(v): return v['label'] if isinstance(v, dict) else v
+
+
+def _changed(old, new):
+    "What differs between two recipes, in words"
     if not (isinstance(old, dict) and isinstance(new, dict)): return f'was {_short(old)}, now {_short(new)}'
     a, b = old['fields'], new['fields']
     what = ', '.join(f'{k} was {a.get(k)!r}, now {b.get(k)!r}' for k in {**a, **b} if a.get(k) != b.get(k))
     if old['label'] != new['label']: return f'was {old["label"]}, now {new["label"]}' + f' ({what})'*bool(what)
     return f'{new["label"]} has changed: ' + (what or 'the file says now how long to train, or no longer')
 
-def _kept(out, command): # the note of the run in a folder
+
+def _kept(out, command):
+    "The note of the run in a folder"
     try:
         kept = json.loads((out/'run.json').read_bytes())
         other, _ = kept.get('command', 'train'), kept['options']
@@ -88,9 +103,6 @@ def _kept(out, command): # the note of the run in a folder
         raise UsageError(f'cannot resume {out}: its run.json cannot be read; remove {out} to start anew') from None
     if other == command: return kept
     raise UsageError(f'cannot resume {out}: it holds what `cnn_tricks {other}` began')
-
-def _fresh(): return dict.fromkeys(_names) | dict(folder=None, seed=42, recipe=read_recipe('fast'))
-def _short(v): return v['label'] if isinstance(v, dict) else v
 
 
 def options_of(
@@ -100,8 +112,11 @@ def options_of(
     fresh:dict=None, # what an option is that was not given; None: as for `train`
     command:str='train' # whose run it is
 )->dict: # every option
-    "All options of a run; one that goes on keeps its own, which the command line may repeat and not change"
-    if not resume: return (fresh or _fresh()) | given
+    """All options of a run; one that goes on keeps its own, which the command line may repeat and not change.
+
+    Raises `UsageError` where it changes one, or where the note of the run cannot be read."""
+    if not resume:
+        return (fresh or dict.fromkeys(_names) | dict(folder=None, seed=42, recipe=read_recipe('fast'))) | given
     old = _kept(out, command)['options']
     for k, v in given.items():
         if old.get(k) == v: continue
@@ -109,19 +124,22 @@ def options_of(
         raise UsageError(f'cannot resume {out}: {k} {how}')
     return old
 
+
 def use_threads(
     asked:int, # of `--threads`; None: as the run that goes on began, else torch's choice
     out:Path, # the folder of a run
     resume:bool, # go on with the run in `out`?
     command:str='train' # whose run it is
 ):
-    "Set how many processor threads torch uses; a run that goes on keeps its number, since another one rounds differently"
+    """Set how many processor threads torch uses; a run that goes on keeps its number, since another one rounds
+    differently."""
     if n := asked or (_kept(out, command).get('threads') if resume else None): torch.set_num_threads(n)
+
 
 def tried_device(
     text:str # of `--device`: 'cpu', 'cuda', 'cuda:1', 'mps'; None: `train` chooses
 )->str: # the same
-    "Use a device once, so that one that is not there, or cannot compute, is refused at once"
+    "Use a device once: one that is not there, or cannot compute, raises `UsageError` at once"
     if text is None: return None
     try:
         x = torch.ones(1, device=text)
@@ -130,13 +148,20 @@ def tried_device(
     return str(x.device)
 
 
-def _budgeted(recipe, o, data, own=False, share=1):
+def with_budget(
+    recipe:Recipe,
+    o:dict, # options: `epochs`, `steps`, `minutes`, each may be None
+    data, # `ImageData`
+    own:bool=False, # does the recipe say itself how long to train?
+    share:int=1 # how many networks share the minutes
+)->Recipe:
     "The recipe with the budget that was asked for; its own epochs are at least 500 steps, which few images need"
     if o['epochs'] or o['steps']: return recipe.replace(epochs=o['epochs'], steps=o['steps'])
     if o['minutes']: return recipe.replace(seconds=60*o['minutes']/share)
     if own or not recipe.epochs: return recipe
     per_epoch = len(data.train) // min(recipe.batch_size, len(data.train))
     return recipe if recipe.epochs*per_epoch >= _least else recipe.replace(steps=_least)
+
 
 def planned(
     o:dict, # options: `recipe`, `epochs`, `steps`, `minutes`, `lr`, `batch_size`, `no_baseline`
@@ -146,8 +171,10 @@ def planned(
     label, own = o['recipe']['label'], o['recipe']['own_budget']
     recipe = Recipe.from_dict(o['recipe']['fields'])
     recipe = recipe.replace(**{k: o[k] for k in ('lr', 'batch_size') if o[k]})
-    if label == 'baseline' or o['no_baseline']: return [(label, _budgeted(recipe, o, data, own))]
-    return [('baseline', _budgeted(recipes['baseline'], o, data, share=2)), (label, _budgeted(recipe, o, data, own, 2))]
+    if label == 'baseline' or o['no_baseline']: return [(label, with_budget(recipe, o, data, own))]
+    baseline = with_budget(recipes['baseline'], o, data, share=2)
+    return [('baseline', baseline), (label, with_budget(recipe, o, data, own, 2))]
+
 
 def same_seconds(
     o:dict # options

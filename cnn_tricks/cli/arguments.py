@@ -1,0 +1,165 @@
+"""The words of the command line: commands, arguments, help, and the limits of numbers; nothing heavy is imported"""
+import argparse
+import math
+
+from .. import __version__
+
+__all__ = ['number', 'parser']
+
+
+class _Parser(argparse.ArgumentParser):
+    "A parser that complains in one line"
+    def error(self, message): self.exit(2, f'{self.prog}: error: {message} (see {self.prog} --help)\n')
+
+
+def number(
+    kind:type, # int or float
+    least:float, # the least that is allowed
+    above:bool=False, # is `least` itself refused?
+    most:float=None # the most that is allowed; None: what fits into 64 bits
+): # function: text -> number
+    "A type for argparse: a finite number within limits. It raises `argparse.ArgumentTypeError` that names the limit"
+    most = most or (2**63 - 1 if kind is int else math.inf)
+    def parse(text):
+        try: value = kind(text)
+        except ValueError: value = math.nan
+        if (value > least if above else value >= least) and value <= most and value != math.inf: return value
+        limit = f'{"greater than" if above else "at least"} {least}' + f' and at most {most}'*(value > most)
+        raise argparse.ArgumentTypeError(f'{text!r} is no {"whole " if kind is int else ""}number {limit}')
+    return parse
+
+
+_at_least_1, _above_0, _threads = number(int, 1), number(float, 0, above=True), number(int, 1, most=1024)
+
+
+def _text(text):
+    "A type for argparse: words. An empty one is most often a variable of the shell that is not set"
+    if text.strip(): return text
+    raise argparse.ArgumentTypeError(f'{text!r} is empty; leave the argument out, or give it a value')
+
+
+def _command(commands, name, help, about, examples):
+    "Add a command; its help ends with examples"
+    text = 'examples:\n' + '\n'.join(f'  cnn_tricks {name} {e}'.rstrip() for e in examples)
+    p = commands.add_parser(name, help=help, description=about, epilog=text, prog=f'cnn_tricks {name}',
+                            formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.set_defaults(command=name)
+    return p
+
+
+def _add_machine(p):
+    "What train and audit say about the machine"
+    p.add_argument('--threads', type=_threads, metavar='N',
+                   help='processor threads (default: one for each core that other programs leave)')
+    p.add_argument('--device', type=_text, help='cpu, cuda, mps (default: the fastest there is)')
+
+
+_train_about = '''Trains two networks on the same images: the baseline, as it stands in many
+tutorials, and then a recipe with tricks, for as many seconds as the baseline
+took (unless the recipe or an option says otherwise). Prints both side by side,
+and leaves the recipe's network in a folder: model.safetensors, recipe.json,
+metrics.json and report.html. Ctrl-C stops after the step that is running;
+--resume goes on. On two processes or GPUs:
+accelerate launch --multi_gpu --num_processes 2 -m cnn_tricks train
+(CNN_TRICKS_TIMEOUT: seconds to wait for a silent process).'''
+
+
+def _add_train(commands):
+    p = _command(commands, 'train', 'train a network, beside the plain baseline', _train_about, [
+        '', 'photos', 'photos --minutes 10 --size 64', '--recipe my_recipe.json --no-baseline --out trial', '--resume'])
+    p.add_argument('folder', nargs='?', type=_text, metavar='FOLDER', help='a folder for each class, or train and test '
+                   'folders of such; without it, the clothes that come with cnn_tricks')
+    p.add_argument('--recipe', type=_text, help='fast (default), baseline, or a JSON file')
+    budget = p.add_mutually_exclusive_group()
+    add = budget.add_argument
+    add('--epochs', type=_above_0, metavar='N', help='passes over the images, for each network')
+    add('--minutes', type=_above_0, metavar='M', help='minutes of training, shared by both networks')
+    add('--steps', type=_at_least_1, metavar='N', help='steps of training, for each network')
+    p.add_argument('--resume', action='store_true', help='go on with the run in --out')
+    p.add_argument('--out', type=_text, metavar='DIR', help='folder for the results (default: cnn_tricks_run, or '
+                   'cnn_tricks_run_2 and so on where that holds a run)')
+    p.add_argument('--size', type=_at_least_1, metavar='PIXELS',
+                   help='side of the images (default: as they are, up to 64)')
+    p.add_argument('--seed', type=number(int, 0), help='decides the weights and the order of the images (default: 42)')
+    p.add_argument('--batch-size', type=_at_least_1, metavar='N', help="images in a step (default: the recipe's)")
+    p.add_argument('--lr', type=_above_0, help="learning rate (default: the recipe's)")
+    p.add_argument('--no-baseline', action='store_true', default=None, help='train the recipe alone')
+    _add_machine(p)
+
+
+_audit_about = '''Tries the tricks of the course on your images: each against the recipe
+without it, over several seeds and for equal seconds of training. Says which
+help, which hurt, which make no difference and which it could not decide in the
+minutes given, and then checks all that help together on the test images.
+Leaves a folder: report.html, ledger.json and recipe.json (the recipe with what
+helped, for `cnn_tricks train --recipe`). Ctrl-C stops; --resume goes on.'''
+
+
+def _delta(text):
+    "A type for argparse: of --delta, in points"
+    value = number(float, 0, above=True)(text)
+    if value < 100: return value
+    raise argparse.ArgumentTypeError(f'{text!r} is no number of points below 100')
+
+
+def _add_audit(commands):
+    p = _command(commands, 'audit', 'find out which tricks help on your images', _audit_about, [
+        '', 'photos --minutes 30', 'photos --minutes 10 --tricks ema mixup label_smoothing --delta 0.5', '--resume'])
+    p.add_argument('folder', nargs='?', type=_text, metavar='FOLDER', help='as for train; without it, the clothes that '
+                   'come with cnn_tricks')
+    p.add_argument('--minutes', type=_above_0, metavar='M', help='minutes for everything (default: 10)')
+    p.add_argument('--recipe', type=_text,
+                   help='what the tricks are added to: fast (default), baseline, or a JSON file')
+    p.add_argument('--tricks', nargs='+', type=_text, metavar='NAME', help='tricks to try (default: all that can be '
+                   'used here, the most promising first)')
+    p.add_argument('--delta', type=_delta, metavar='POINTS', help='the smallest difference of accuracy that matters to '
+                   'you, in points (default: 1)')
+    p.add_argument('--size', type=_at_least_1, metavar='PIXELS',
+                   help='side of the images (default: as they are, up to 64)')
+    p.add_argument('--out', type=_text, metavar='DIR', help='folder for the results (default: cnn_tricks_audit, or '
+                   'cnn_tricks_audit_2 and so on where that holds an audit)')
+    p.add_argument('--resume', action='store_true', help='go on with the audit in --out')
+    p.add_argument('--seed', type=number(int, 0, most=2**62), help='the first of the seeds (default: 42)')
+    _add_machine(p)
+
+
+def _add_predict(commands):
+    p = _command(commands, 'predict', 'name the class of each picture',
+                 'Prints, for each picture, its class and how sure the network is; with --heat, draws where it looks.',
+                 ['cnn_tricks_run a.jpg', 'cnn_tricks_run *.jpg --top 3', 'cnn_tricks_run a.jpg --heat where',
+                  'cnn_tricks_run a.jpg --json'])
+    p.add_argument('model', type=_text, metavar='MODEL', help='the folder that `cnn_tricks train` has left')
+    p.add_argument('images', nargs='+', type=_text, metavar='IMAGE', help='picture files')
+    p.add_argument('--top', type=_at_least_1, default=1, metavar='N', help='how many classes to print (default: 1)')
+    p.add_argument('--heat', type=_text, metavar='DIR',
+                   help='draw where the network looks in each picture, into this folder')
+    p.add_argument('--json', action='store_true', help='print JSON')
+
+
+def _add_lessons(commands):
+    p = _command(commands, 'lessons', 'open the course in JupyterLab',
+                 'Copies the lessons to a folder of yours and opens JupyterLab there. What you have changed is kept.',
+                 ['', 'my_course --no-open', '--port 8899'])
+    p.add_argument('folder', nargs='?', type=_text, default='cnn_tricks_lessons', metavar='DIR',
+                   help='default: cnn_tricks_lessons')
+    p.add_argument('--no-open', action='store_true', help='copy, and do not open JupyterLab')
+    p.add_argument('--port', type=number(int, 1, most=65535),
+                   help="JupyterLab's port (default: 8888, or the next that is free)")
+
+
+def _add_doctor(commands):
+    p = _command(commands, 'doctor', 'say what this machine has and what is fastest on it',
+                 'Prints versions, device, cores, threads and folders, and measures for some seconds which settings '
+                 'train fastest here.', ['', '--no-measure', '--json'])
+    p.add_argument('--no-measure', action='store_true', help='leave out the measurement')
+    p.add_argument('--json', action='store_true', help='print JSON')
+
+
+def parser()->argparse.ArgumentParser: # of the whole command line
+    "The command line and its help"
+    p = _Parser('cnn_tricks', epilog='cnn_tricks COMMAND --help has the details and examples.',
+                description='Which training tricks help your convolutional network, on your images, on your machine.')
+    p.add_argument('--version', action='version', version=f'cnn_tricks {__version__}')
+    commands = p.add_subparsers(metavar='COMMAND', required=True, parser_class=_Parser)
+    for add in (_add_train, _add_predict, _add_audit, _add_lessons, _add_doctor): add(commands)
+    return p
