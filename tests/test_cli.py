@@ -22,7 +22,7 @@ warnings.simplefilter('ignore')
 import torch, cnn_tricks.cli.audit, cnn_tricks.cli.train, cnn_tricks.cli.doctor, cnn_tricks.data.decode
 from cnn_tricks.studies.audit_boundary import boundary
 from cnn_tricks.cli.main import main
-from cnn_tricks.report.html import line_chart
+from cnn_tricks.report.charts import line_chart
 torch.optim.Adam([torch.zeros(1)])  # the first optimiser and the first chart import more
 line_chart({'a': ([0], [0], {})}, 'x', 'y', 'warm')
 

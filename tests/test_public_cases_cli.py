@@ -280,10 +280,10 @@ def test_what_changed_in_a_recipe_is_said(photos, tmp_path, cnn_tricks):
 def test_losses_stand_at_their_true_seconds():
     "A run that slowed down after its first epoch: the losses' axis is the one of the dots."
     from types import SimpleNamespace
-    from cnn_tricks.report.training import _per_step
+    from cnn_tricks.report.training import values_by_seconds
     history = [dict(step=10, seconds=1.), dict(step=20, seconds=5.)]
     r = SimpleNamespace(history=history, steps=22, seconds=6., step_seconds=6/22)
-    seconds, values = _per_step(r, list(range(22)))
+    seconds, values = values_by_seconds(r, list(range(22)))
     assert seconds[9] == pytest.approx(1) and seconds[19] == pytest.approx(5) and seconds[21] == pytest.approx(6)
     assert seconds[4] == pytest.approx(.5) and values == list(range(22))
 

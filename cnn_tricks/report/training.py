@@ -1,21 +1,24 @@
 """The page of a training: recipes side by side, curves, mistakes"""
-import platform, shlex
+import platform
+import shlex
 from dataclasses import dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np, torch
+import numpy as np
+import torch
 
 from .. import __version__
-from ..nets.layer_costs import count_params
-from .html import _code, _colours, _esc, _name, _percent, html_page, html_picture, html_table
-from .html import line_chart
-from ..core.recipe import Recipe
 from ..base.files import atomic_write
+from ..core.recipe import Recipe
 from ..core.result import Result, _smooth
 from ..measure.statistics import accuracy_interval
+from ..nets.layer_costs import count_params
+from .charts import COLOURS, line_chart
+from .pages import percent, render, seconds_text
 
-__all__ = ['Entry', 'interval', 'side_by_side', 'curves', 'mistakes', 'confused', 'recipe_rows', 'report_html', 'write_report']
+__all__ = ['Entry', 'interval', 'side_by_side', 'values_by_seconds', 'curves', 'mistakes', 'confused', 'recipe_rows',
+           'report_html', 'write_report']
 
 
 @dataclass
@@ -30,6 +33,7 @@ class Entry:
         "Weights and biases of the network"
         return count_params(self.result.trained.model)
 
+
 def interval(
     share:float, # an accuracy, in [0, 1]
     n:int # images that it was measured on
@@ -38,37 +42,41 @@ def interval(
     low, high = accuracy_interval(round(share*n), n)
     return f'{100*low:.1f} to {100*high:.1f}'
 
-def _seconds(s): return '–' if s is None else f'{s:.1f}' if s < 100 else f'{s:,.0f}'
-
 
 def side_by_side(
     entries:list # `Entry`s; the others are held against the first
 )->list: # (label, a text for each entry)
     "What a reader wants to compare, a row each"
     first, results = entries[0].result, [e.result for e in entries]
-    rows = [('validation accuracy', *(_percent(r.accuracy) for r in results))]
+    rows = [('validation accuracy', *(percent(r.accuracy) for r in results))]
     if any(e.test is not None for e in entries):
         spans = ('–' if e.test is None else interval(e.test, len(e.result.data.test)) for e in entries)
-        rows += [('test accuracy', *(_percent(e.test) for e in entries)), ('  its 95% interval', *spans)]
-    rows += [('seconds of training', *(_seconds(r.seconds) for r in results))]
+        rows += [('test accuracy', *(percent(e.test) for e in entries)), ('  its 95% interval', *spans)]
+    rows += [('seconds of training', *(seconds_text(r.seconds) for r in results))]
     if len(entries) > 1:
         reached = (r.time_to(first.accuracy) for r in results)
-        rows += [(f'seconds until {_percent(first.accuracy)} (validation)',
-                  *('not reached' if s is None else _seconds(s) for s in reached))]
+        rows += [(f'seconds until {percent(first.accuracy)} (validation)',
+                  *('not reached' if s is None else seconds_text(s) for s in reached))]
     rows += [('steps', *(f'{r.steps:,}' for r in results))]
     return rows + [('parameters', *(f'{e.parameters:,}' for e in entries))]
 
 
 def _looks(entries):
     "(entry, colour, line style) of each: the last one solid and blue"
-    rest = [_colours[0], *_colours[2:]]*len(entries)
-    return [(e, c, '--') for e, c in zip(entries[:-1], rest)] + [(entries[-1], _colours[1], '-')]
+    rest = [COLOURS[0], *COLOURS[2:]]*len(entries)
+    return [(e, c, '--') for e, c in zip(entries[:-1], rest)] + [(entries[-1], COLOURS[1], '-')]
 
-def _per_step(r, values, most=300):
-    "Seconds and values, thinned to what a chart can show; between validations, whose seconds are known, steps are even"
+
+def values_by_seconds(
+    r:Result,
+    values:list, # a number for each step
+    most:int=300 # about how many to keep: more than a chart can show are thinned out
+)->tuple: # (seconds, values)
+    "The second of training at which each value stood; between validations, whose seconds are known, steps are even"
     keep = range(0, len(values), max(1, len(values) // most))
     known = [(0, 0.), *((h['step'], h['seconds']) for h in r.history), (r.steps, r.seconds)]
     return np.interp([i + 1 for i in keep], *zip(*known)).tolist(), [values[i] for i in keep]
+
 
 def _per_validation(r, key, factor=1): return [h['seconds'] for h in r.history], [factor*h[key] for h in r.history]
 
@@ -77,34 +85,35 @@ def _accuracy_chart(entries):
     lines = {e.label: (*_per_validation(e.result, 'accuracy', 100), dict(color=c, ls=ls, marker='o', ms=4))
              for e, c, ls in _looks(entries)}
     ends = ((e.label, e.result) for e in entries)
-    said = (f'{label} ends at {_percent(r.accuracy)} after {_seconds(r.seconds)} seconds' for label, r in ends)
+    said = (f'{label} ends at {percent(r.accuracy)} after {seconds_text(r.seconds)} seconds' for label, r in ends)
     return lines, 'accuracy (%)', f'Validation accuracy against seconds of training: {"; ".join(said)}.'
+
 
 def _loss_chart(entries):
     lines = {}
     for e, c, ls in _looks(entries):
         r, dots = e.result, dict(color=c, ls='', marker='o', ms=4)
-        lines[e.label] = *_per_step(r, _smooth(r.losses)), dict(color=c, ls=ls)
+        lines[e.label] = *values_by_seconds(r, _smooth(r.losses)), dict(color=c, ls=ls)
         lines[f'_{e.label}'] = *_per_validation(r, 'valid_loss'), dots
     ends = ((e.label, [h['valid_loss'] for h in e.result.history][-1:]) for e in entries)
     said = (f'{label} ends at {loss[0]:.2f} on validation' for label, loss in ends if loss)
     return lines, 'loss (nats)', f'Loss against seconds of training: {"; ".join(said)}.'
 
+
 def _lr_chart(entries):
-    lines = {e.label: (*_per_step(e.result, e.result.lrs), dict(color=c, ls=ls)) for e, c, ls in _looks(entries)}
+    lines = {e.label: (*values_by_seconds(e.result, e.result.lrs), dict(color=c, ls=ls)) for e, c, ls in _looks(entries)}
     said = (f'{e.label} goes up to {max(e.result.lrs, default=0):.2g}' for e in entries)
     return lines, 'learning rate', f'Learning rate against seconds of training: {"; ".join(said)}.'
 
+
 def curves(
     entries:list # `Entry`s
-)->str: # HTML
+)->list: # (title, HTML of the chart) pairs
     "Accuracy, loss and learning rate against the seconds of training, a chart each"
     charts = (('Accuracy (validation)', _accuracy_chart), ('Loss (dots: validation)', _loss_chart),
               ('Learning rate', _lr_chart))
     drawn = ((title, *chart(entries)) for title, chart in charts)
-    return '<div class="charts">' + ''.join(
-        f'<figure><figcaption>{title}</figcaption>{line_chart(lines, "seconds of training", ylabel, alt)}</figure>'
-        for title, lines, ylabel, alt in drawn) + '</div>'
+    return [(title, line_chart(lines, 'seconds of training', ylabel, alt)) for title, lines, ylabel, alt in drawn]
 
 
 def mistakes(
@@ -119,17 +128,6 @@ def mistakes(
     return [dict(image=part.x[i], true=names[part.y[i]], predicted=names[predicted[i]], probability=sure[i].item())
             for i in wrong]
 
-def _tile(m):
-    seen = html_picture(m['image'], f'{m["true"]}, taken for {m["predicted"]}')
-    text = f'<b>{_name(m["true"])}</b><br>taken for {_name(m["predicted"])}<br>{_percent(m["probability"])} sure'
-    return f'<figure>{seen}<figcaption>{text}</figcaption></figure>'
-
-def _tiles(r):
-    if not (found := mistakes(r)): return '<p>No mistake on the validation images.</p>'
-    return ('<p class="note">Validation images with a wrong answer, the surest first. A label can be wrong, too: look '
-            f'twice.</p><div class="tiles">{"".join(map(_tile, found))}</div>')
-
-
 def confused(
     confusion:torch.Tensor, # counts (classes, classes): row true, column predicted
     names:list, # of the classes
@@ -140,29 +138,21 @@ def confused(
     pairs = [(i // k, i % k) for i in wrong.argsort(descending=True, stable=True)[:n].tolist() if wrong[i] > 0]
     return [(names[i], names[j], int(confusion[i, j]), int(confusion[i].sum())) for i, j in pairs]
 
-def _matrix(confusion, names):
-    "The confusion matrix as an HTML table, shaded by the share of the row"
-    share = confusion / confusion.sum(1, keepdim=True).clamp(min=1)
-    def cell(i, j):
-        tone, count = 'right' if i == j else 'wrong', int(confusion[i, j])
-        return f'<span class="{tone}" style="--p:{share[i, j]:.2f}">{count or "·"}</span>'
-    rows = [[_name(c), *(cell(i, j) for j in range(len(names)))] for i, c in enumerate(names)]
-    columns = (f'<span class="up">{_name(c)}</span>' for c in names)
-    return html_table(['true ↓ taken for →', *columns], rows, 'matrix')
 
-def _confusion(r):
-    m, names = r.confusion(), r.trained.classes
-    pairs = ''.join(f'<li>{_name(a)}, taken for {_name(b)}: {k} of {of}</li>' for a, b, k, of in confused(m, names))
-    pairs = f'<h3>Mixed up most</h3><ul>{pairs}</ul>' if pairs else ''
-    note = f'<p class="note">On the {len(r.data.valid):,} validation images.</p>'
-    return note + (_matrix(m, names) if len(names) <= 20 else '') + pairs
+def _matrix(confusion, names):
+    "The rows of the confusion matrix: `name` and `cells`, each (kind, count, fraction of its row as text)"
+    share = confusion / confusion.sum(1, keepdim=True).clamp(min=1)
+    def cell(i, j): return 'right' if i == j else 'wrong', int(confusion[i, j]), f'{share[i, j]:.2f}'
+    return [dict(name=name, cells=[cell(i, j) for j in range(len(names))]) for i, name in enumerate(names)]
 
 
 def _value(v):
+    "A recipe's value as text"
     if isinstance(v, dict): return ', '.join(f'{k}={x}' for k, x in v.items()) or '–'
     if isinstance(v, tuple): return ', '.join(f'{t.name} ({_value(t.params())})' for t in v) or '–'
     if isinstance(v, bool) or v is None: return {None: '–', True: 'yes', False: 'no'}[v]
     return f'{v:.6g}' if isinstance(v, float) else str(v)
+
 
 def recipe_rows(
     recipes:list # `Recipe`s
@@ -174,49 +164,20 @@ def recipe_rows(
         rows.append((f.replace('_', ' '), *(_value(getattr(r, f)) for r in recipes)))
     return [(len(set(row[1:])) > 1, *row) for row in rows]
 
-def _recipes(entries):
-    rows = recipe_rows([e.result.recipe for e in entries])
-    cells = [[f'<span class="differs">{f}</span>' if differs else f, *map(_esc, texts)] for differs, f, *texts in rows
-             if set(texts) != {'–'}]
-    legend = '<p class="note"><span class="differs"></span>differs</p>' if len(entries) > 1 else ''
-    return html_table(['', *(_name(e.label) for e in entries)], cells) + legend
-
-
-def _data(d):
-    h, w = d.size
-    text = f'{_name(d.name or "images")}: {d.n_classes} classes of {"grey" if d.channels == 1 else "colour"} images, ' \
-           f'{h} × {w} pixels; {len(d.train):,} to train on, {len(d.valid):,} to validate, {len(d.test):,} to test.'
-    return f'<p>{text}</p><ul>' + ''.join(f'<li>{_esc(n)}</li>' for n in d.notes) + '</ul>'
-
-def _facts(r):
+def _machine(r):
     m = r.machine
-    facts = dict(machine=f'{m.name}, {m.cores} cores, {m.memory_gb:g} GiB, {m.system}', device=m.device,
+    about = dict(machine=f'{m.name}, {m.cores} cores, {m.memory_gb:g} GiB, {m.system}', device=m.device,
                  threads=m.threads, seed=r.seed)
-    facts |= {'fingerprint of the data': r.data.fingerprint, 'Python': platform.python_version(), 'torch': m.torch,
-              'fastai': version('fastai'), 'cnn_tricks': __version__}
-    return html_table(['', ''], [[_esc(k), _esc(v)] for k, v in facts.items()])
+    return about | {'fingerprint of the data': r.data.fingerprint, 'Python': platform.python_version(),
+                    'torch': m.torch, 'fastai': version('fastai'), 'cnn_tricks': __version__}
 
-def _use(r, where):
+
+def _python(r, where):
+    "Lines that load the network in Python"
     shape = ', '.join(map(str, (r.trained.channels, *r.trained.size)))
-    lines = ['from cnn_tricks.core.result import load_trained', '', f'model = load_trained({where!r})',
-             'model.classes     # names of the outputs',
-             f'model.predict(x)  # x: uint8 (N, {shape}) -> probabilities (N, {len(r.trained.classes)})']
-    return ('<p>On the command line:</p>' + _code(f'cnn_tricks predict {shlex.quote(where)} picture.jpg')
-            + '<p>In Python:</p>' + _code('\n'.join(lines)))
-
-
-def _sections(entries, where):
-    r, names = entries[-1].result, [_name(e.label) for e in entries]
-    rows = [[*map(_esc, row)] for row in side_by_side(entries)]
-    luck = '<p class="note">One run each, from one seed: a small difference can be luck.</p>' if names[1:] else ''
-    yield 'Side by side' if names[1:] else 'Figures', html_table(['', *names], rows, 'numbers') + luck
-    yield 'Curves', curves(entries)
-    yield 'What is mixed up', _confusion(r)
-    yield 'Worst mistakes', _tiles(r)
-    yield 'Recipe', _recipes(entries)
-    yield 'Data', _data(r.data)
-    yield 'Machine and versions', _facts(r)
-    yield 'Use it', _use(r, where)
+    return '\n'.join(['from cnn_tricks.core.result import load_trained', '', f'model = load_trained({where!r})',
+                      'model.classes     # names of the outputs',
+                      f'model.predict(x)  # x: uint8 (N, {shape}) -> probabilities (N, {len(r.trained.classes)})'])
 
 
 def report_html(
@@ -224,21 +185,26 @@ def report_html(
     stopped:str='', # why the run did not finish and how to go on; empty where it finished
     where:str='cnn_tricks_run' # the folder of the model, for the lines that say how to use it
 )->str: # one HTML page that needs nothing else
-    "The report of a run"
-    last, kind = entries[-1], 'validation' if entries[-1].test is None else 'test'
-    def score(e): return _percent(e.result.accuracy if kind == 'validation' else e.test)
-    def after(e): return f'after {_seconds(e.result.seconds)} seconds'
-    lead = f'{_name(last.label)} on {_name(last.result.data.name or "images")}, {after(last)} of training'
-    lead += ''.join(f'; {_name(e.label)}: {score(e)} {after(e)}' for e in entries[:-1])
+    """The report of a run. Mixed-up classes and mistakes are looked up among the validation images: to study the
+    mistakes on the test images, and then to change something, would use the test to choose."""
+    last, r, kind = entries[-1], entries[-1].result, 'validation' if entries[-1].test is None else 'test'
+    def score(e): return percent(e.result.accuracy if kind == 'validation' else e.test)
     headline = f'{score(last)} of the {kind} images right'
     if score(last) == '–': headline = 'Stopped before an accuracy was measured'
-    title = f'{score(last)}: {last.label} on {last.result.data.name}'
-    note = f'<p>{_esc(stopped)}</p>' if stopped else ''
-    return html_page(title, headline, lead + '.', _sections(entries, where), note)
+    confusion, classes = r.confusion(), r.trained.classes
+    return render(
+        'training.html.j2', title=f'{score(last)}: {last.label} on {r.data.name}', headline=headline, stopped=stopped,
+        last=last, others=entries[:-1], score=score, data=r.data, labels=[e.label for e in entries],
+        rows=side_by_side(entries), curves=curves(entries), classes=classes, matrix=_matrix(confusion, classes),
+        confused=confused(confusion, classes), mistakes=mistakes(r),
+        recipe_rows=recipe_rows([e.result.recipe for e in entries]), machine=_machine(r),
+        command=f'cnn_tricks predict {shlex.quote(where)} picture.jpg', python=_python(r, where))
+
 
 def write_report(
     path:Path, # the file
     entries:list, # `Entry`s
-    **kwargs): # as for `report_html`
-    "Write `report_html` to a file, whole or not at all"
+    **kwargs # as for `report_html`
+):
+    "Write `report_html` to a file, whole or not at all; raises `OSError` where it cannot"
     with atomic_write(path) as f: f.write(report_html(entries, **kwargs).encode('utf-8', 'replace'))
