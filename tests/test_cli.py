@@ -8,7 +8,8 @@ import pytest
 from common import BIN, run
 from PIL import Image
 
-from cnn_tricks.cli.arguments import parser
+from cnn_tricks.cli.arguments import number, parser
+from cnn_tricks.cli.errors import UsageError, complain, one_line
 from cnn_tricks.cli.main import main
 from cnn_tricks.base.paths import lessons_path
 
@@ -596,3 +597,112 @@ def test_doctor(cnn_tricks):
     assert 'torch' in text and 'cores' in text and 'no problem found' in text
     wrong = cnn_tricks('doctor', '--no-measure', CNN_TRICKS_CACHE='/proc/nowhere').out
     assert not Path('/proc').exists() or 'problem: /proc/nowhere cannot be written' in wrong
+
+
+# what the commands are made of
+
+@pytest.fixture(scope='module')
+def drawn():
+    from cnn_tricks.data.drawn_shapes import shapes
+    return shapes(n=120, size=24)
+
+
+def small_run(data, **kwargs):
+    from cnn_tricks.core.recipe import recipes
+    from cnn_tricks.core.train import train
+    return train(recipes['fast'].replace(steps=3), data, progress=False, device='cpu', **kwargs)
+
+
+def test_errors_are_one_line(capsys, monkeypatch):
+    assert one_line(OSError(28, 'No space left on device', 'out')) == 'out: No space left on device'
+    assert one_line(OSError(28, 'No space left on device')) == 'No space left on device'
+    assert one_line(ValueError('two\n  lines')) == 'two lines' and one_line(KeyError('a')) == "KeyError: 'a'"
+    assert one_line(ValueError()) == 'ValueError:'
+    assert complain('no', 5) == 5 and capsys.readouterr().err == 'cnn_tricks: no\n'
+    monkeypatch.setenv('RANK', '1')
+    assert complain('no') == 1 and capsys.readouterr().err == ''
+
+
+def test_numbers_have_limits():
+    from argparse import ArgumentTypeError
+    assert number(float, 0, above=True)('0.5') == .5 and number(int, 1, most=3)('3') == 3
+    for kind, text in (number(float, 0, above=True), '0'), (number(int, 1), '1.5'), (number(int, 1, most=3), '4'), (number(float, 0), 'nan'):
+        with pytest.raises(ArgumentTypeError, match=re.escape(repr(text))): kind(text)
+
+
+def test_folders_of_runs(tmp_path, monkeypatch):
+    from cnn_tricks.cli.run_options import run_folder
+    monkeypatch.chdir(tmp_path)
+    assert str(run_folder()) == 'cnn_tricks_run' and str(run_folder(resume=True)) == 'cnn_tricks_run'
+    Path('cnn_tricks_run').mkdir()
+    Path('cnn_tricks_run/metrics.json').touch()
+    assert str(run_folder()) == 'cnn_tricks_run_2' and str(run_folder(resume=True)) == 'cnn_tricks_run'
+    assert str(run_folder('cnn_tricks_run', resume=True)) == 'cnn_tricks_run' and str(run_folder(default='other')) == 'other'
+    with pytest.raises(UsageError, match='holds results'): run_folder('cnn_tricks_run')
+
+
+def test_options_and_budgets(tmp_path, drawn):
+    "Two minutes in all are 60 seconds for each of two networks; five epochs of few images are at least 500 steps."
+    from cnn_tricks.cli.run_options import given_options, options_of, planned, read_recipe, same_seconds
+    from cnn_tricks.core.recipe import recipes
+    from cnn_tricks.data.datasets import embedded
+    asked = parser().parse_args(shlex.split('train photos --minutes 2 --lr 3e-3'))
+    assert (asked.folder, asked.minutes, asked.lr, asked.epochs) == ('photos', 2, 3e-3, None)
+    o = options_of(tmp_path, given_options(asked), resume=False)
+    assert (o['recipe']['label'], o['minutes'], o['seed']) == ('fast', 2, 42) and not same_seconds(o)
+    (first, baseline), (second, fast) = planned(o, drawn)
+    assert (first, second) == ('baseline', 'fast') and baseline.seconds == fast.seconds == 60
+    assert fast.lr == 3e-3 and baseline.lr == recipes['baseline'].lr
+    plain = options_of(tmp_path, {}, resume=False)
+    assert same_seconds(plain) and planned(plain, drawn)[0][1].steps == 500 and planned(plain, embedded())[0][1] == recipes['baseline']
+    (tmp_path/'mine.json').write_text('{"steps": 20}')
+    assert read_recipe(str(tmp_path/'mine.json'))['own_budget'] and not read_recipe('fast')['own_budget']
+
+
+def test_run_bar_and_stopped_line(drawn, tmp_path):
+    "The bar tells the accuracy; the line after Ctrl-C says how far it is, and writes a page."
+    from cnn_tricks.cli.console import console
+    from cnn_tricks.cli.progress import RunBar
+    from cnn_tricks.cli.train import stopped_line
+    from cnn_tricks.report.training import Entry
+    with RunBar('try', console(stderr=True)) as bar: done = Entry('fast', small_run(drawn, cbs=[bar]))
+    assert re.fullmatch(r'  accuracy \d+\.\d %', bar.scored)
+    assert stopped_line(tmp_path, [], 'begin again') == 'stopped before the first step; go on with: begin again'
+    line = stopped_line(tmp_path, [done], 'begin again')
+    assert line.startswith('fast is done; stopped after step 3') and line.endswith('go on with: begin again')
+    assert 'To go on: begin again' in (tmp_path/'report.html').read_text(encoding='utf-8')
+    assert 'no report: No such file' in stopped_line(tmp_path/'gone', [done], 'x')
+
+
+def test_a_finished_run_is_read_back(drawn, tmp_path):
+    from cnn_tricks.cli.train import load_result
+    run = small_run(drawn)
+    run.save(tmp_path/'saved')
+    back = load_result(tmp_path/'saved', drawn)
+    assert back.history == run.history and back.steps == 3 and back.test() == run.test()
+    with pytest.raises(UsageError, match='images have changed'): load_result(tmp_path/'saved', drawn.subset(50))
+
+
+def test_audit_tells_its_plan():
+    from cnn_tricks.base.paths import records_path
+    from cnn_tricks.cli.audit import clock, plan_lines
+    from cnn_tricks.studies.audit_result import Audit
+    assert [clock(s) for s in (-1, 59.9, 61)] == ['0:00', '0:59', '1:01']
+    a = Audit.load(records_path()/'audit.json')
+    first, _, tries, *refused = plan_lines(a)
+    assert first.startswith(f'plan: {len(a.arms) - 2} tricks and a control') and tries == f'tries: {", ".join(x.name for x in a.arms[2:])}'
+    assert refused == [f'not {", ".join(names)}: {why}' for why, names in a.reasons().items()]
+
+
+def test_doctor_measures():
+    from cnn_tricks.cli.doctor import cache_state, fastest, measure_steps, settings
+    import torch
+    assert cache_state()['error'] == ''
+    assert list(settings('cpu'))[0] == 'float32' and not any(d is torch.float16 for _, d in settings('cpu').values())
+    speeds = {'float32': 1., 'channels_last': 1.04, 'bfloat16': .9}
+    rows = [dict(network='article', setting=s, speed=v) for s, v in speeds.items()]
+    assert fastest(rows) == {'article': 'float32'} # less than 5% faster is not faster
+    assert fastest(rows + [dict(network='article', setting='both', speed=1.3)]) == {'article': 'both'}
+    timed = measure_steps('cpu', seconds=.1, batch_size=4)
+    assert {r['network'] for r in timed} == {'article', 'resnet'} and all(r['milliseconds'] > 0 for r in timed)
+    assert [r['speed'] for r in timed if r['setting'] == 'float32'] == [1., 1.]
