@@ -5,14 +5,14 @@ from types import SimpleNamespace
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ..core.fitting import FitCallback
+from ..core.fitting import FitCallback, Order
 
 __all__ = ['RunBar']
 
 
 class RunBar(FitCallback):
     "How far a run is: a bar on a terminal (epoch, loss, accuracy, time left), else a line now and then"
-    order = 70
+    order = Order.STEP
 
     def __init__(self,
         label:str, # what is trained

@@ -1,6 +1,7 @@
 """Callbacks that fit any `Learner`, and how a fit ends: after so many steps, or by a signal"""
 import random, signal, threading
 from contextlib import contextmanager
+from enum import IntEnum
 from itertools import islice
 
 import torch
@@ -8,7 +9,24 @@ from fastai.callback.core import Callback
 
 from .components import in_range
 
-__all__ = ['SomeBatches', 'FitCallback', 'aside', 'random_kept', 'stop_on_signal', 'StepLimit', 'limited', 'planned_steps']
+__all__ = ['Order', 'SomeBatches', 'FitCallback', 'aside', 'random_kept', 'stop_on_signal', 'StepLimit', 'limited', 'planned_steps']
+
+
+class Order(IntEnum):
+    "The place of each callback among fastai's, which calls the lowest first; fastai's own stand in the comments"
+    PROCESSES = -10 # a group of processes is formed before `RUN` counts its steps; fastai's `TrainEvalCallback`
+    RUN = -5 # seeds and counts each step before anything acts in it, but after the mode is set
+    PRECISION = 10 # gradients are unscaled before callbacks that clip them; fastai's `MixedPrecision`
+    RESIZE = 11 # after what counts steps, resumes, and makes plain tensors of a batch
+    HEAT = 45 # before an average of weights, which was validated, gives way to the weights in training
+    AVERAGE = 50 # after what changes weights once a step, before what looks at validations; fastai's `Recorder`
+    PLAIN_RATES = 61 # after fastai's `ParamScheduler`, 60, which leaves numpy's numbers
+    STOP = 63 # as fastai's `EarlyStoppingCallback`: after `Recorder`, whose metrics it reads
+    WARMUP = 65 # multiplies what fastai's `ParamScheduler`, 60, has set
+    STEP = 70 # after `WARMUP`, which makes the rate final, and what changes the batch or cancels a step
+    PROBE = 80 # after what clips or scales gradients
+    FUSE = 100 # after everything that may replace the optimiser or load its state
+    WRAP = 1000 # the wrapper takes the network's place when nobody else looks at it
 
 
 class SomeBatches:
@@ -74,7 +92,7 @@ def stop_on_signal(state): # the `RunState` of the run to stop
 
 class StepLimit(Callback):
     "In a `Learner` without a `RunControl`: a fit of so many optimiser steps, whose last epoch may be shorter"
-    order = -5
+    order = Order.RUN
     def __init__(self,
         steps:int # of the fit, at least 1
     ):

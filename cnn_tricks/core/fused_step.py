@@ -1,7 +1,7 @@
 """Fused optimisers and the memory layout of a network within fastai"""
 import torch
 
-from .fitting import FitCallback
+from .fitting import FitCallback, Order
 
 __all__ = ['match_layout', 'fuse', 'is_fused', 'FuseOptimizer']
 
@@ -47,7 +47,7 @@ class FuseOptimizer(FitCallback):
 
     The fit raises `ValueError` where the optimiser has no fused version.
     """
-    order = 100
+    order = Order.FUSE
 
     def begin(self):
         if not fuse(self.learn.opt):

@@ -6,7 +6,7 @@ import torch
 from fastai.callback.core import CancelFitException, CancelValidException
 from fastcore.basics import patch
 
-from .fitting import FitCallback, SomeBatches, aside
+from .fitting import FitCallback, Order, SomeBatches, aside
 from ..data.loaders import ImageLoader, stream_seed
 from .components import in_range
 from ..base.files import atomic_write
@@ -57,7 +57,7 @@ class RunState:
 
 class RunControl(FitCallback):
     "First in line of a run's callbacks: seeds each step, ends on budget, checkpoints and resumes"
-    order = -5
+    order = Order.RUN
     def __init__(self,
         state:RunState, # where the run stands
         path:Path=None, # checkpoint file; None writes none

@@ -16,6 +16,7 @@ from fastai.learner import AvgLoss, Metric
 from fastcore.basics import patch
 from torch.nn.parallel import DistributedDataParallel
 
+from ..core.fitting import Order
 from ..core.run_control import Interrupted, RunState
 from ..data.images import ImageData
 from .process_group import from_first, gathered, mirrored, world
@@ -46,7 +47,7 @@ class SharedMetric(Metric):
 # %% ../../nbs/40_distributed.ipynb #5317852c
 class AcrossProcesses(Callback):
     "Trains one network on all processes of a group: each works on its share of every batch"
-    order = -10 # before `RunControl`
+    order = Order.PROCESSES
     def __init__(self,
         recipe=None # `Recipe` to note in checkpoints in place of the run's own
     ): self.recipe, self.asked, self.agreed = recipe, False, False
@@ -119,7 +120,7 @@ def after_fit(self:AcrossProcesses):
 
 class _Wrapped(Callback):
     "Puts the wrapper in the network's place, after all other callbacks"
-    order = 1000
+    order = Order.WRAP
     def before_batch(self):
         if self.training: self.learn.model = self.across_processes.ddp
 

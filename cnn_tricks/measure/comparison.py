@@ -13,6 +13,7 @@ from fastcore.basics import patch
 from .arms import Arm, Plain
 from .comparison_display import ShownComparison
 from .statistics import paired_t, sample_sd
+from .verdict import Verdict
 
 # %% ../../nbs/03_measure.ipynb #comparison-class
 def check_delta(
@@ -83,8 +84,6 @@ def p(self:Comparison): # -> float in [0, 1]
     return self._t.p
 
 @patch(as_prop=True)
-def verdict(self:Comparison): # -> 'no difference beyond δ', 'helps', 'hurts' or 'undecided'
+def verdict(self:Comparison): # -> `Verdict`
     "Inside ±δ comes first: what is surely smaller than δ does not matter, even where it is surely not 0"
-    low, high = self.interval
-    if -self.delta <= low and high <= self.delta: return 'no difference beyond δ'
-    return 'helps' if low > 0 else 'hurts' if high < 0 else 'undecided'
+    return Verdict.of(*self.interval, self.delta)

@@ -8,6 +8,7 @@ import numpy as np
 from ..base.display import Table
 from .arms import Arm, of_kind, read_plain
 from .statistics import seeds_needed
+from .verdict import Verdict
 
 __all__ = ['ShownComparison', 'ShownLedger', 'TextAndPlot', 'points', 'percent', 'from_to', 'forest']
 
@@ -78,7 +79,7 @@ class ShownComparison(TextAndPlot):
         text = (f'{self.trick.name} minus {self.base.name}: {points(self.difference)} points, '
                 f'95% interval {from_to(self)}, {n} seed{"s" * (n != 1)}, equal {self.equal}. '
                 f'With {_delta(self.delta)}: {self.verdict}.')
-        if self.verdict != 'undecided' or n < 2: return text
+        if self.verdict != Verdict.UNDECIDED or n < 2: return text
         if self.sd < self.resolution:
             return text + f' One image is {100*self.resolution:.2g} points here: more images are needed.'
         if not self.sd: return text

@@ -63,7 +63,7 @@ def audit_html(
     images, command = a.base.data['train'], ['cnn_tricks', 'train', *[folder]*bool(folder), '--recipe']
     return render(
         'audit.html.j2', audit=a, data=data, stopped=stopped, title=f'Audit: {_headline(a)}', headline=_headline(a),
-        answer=_answer(a), base=_base_name(a), control=a.control if a.rounds else None, sure=('helps', 'hurts'),
+        answer=_answer(a), base=_base_name(a), control=a.control if a.rounds else None,
         chart=forest_chart([*a.comparisons, a.control], a.delta) if a.rounds else '', site=_site,
         notes=[n for arm in a.arms for n in arm.notes()], check=a.check, **_check_values(a.check),
         epochs=a.base.steps*min(a.base.recipe['batch_size'], images)/images,

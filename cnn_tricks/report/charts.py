@@ -7,6 +7,8 @@ from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from ..measure.verdict import Verdict
+
 __all__ = ['COLOURS', 'line_chart', 'forest_chart']
 
 COLOURS = '#c97a12', '#3f7fe8', '#2f9e6e', '#b05cc6'
@@ -58,9 +60,9 @@ def forest_chart(
         ax.axvspan(-100*delta, 100*delta, color='#888888', alpha=0.18, lw=0)
         ax.axvline(0, color='#888888', lw=1)
         for i, c in enumerate(comparisons):
-            colour = COLOURS[{'helps': 1, 'hurts': 0}.get(c.verdict, 3)]
+            colour = COLOURS[{Verdict.HELPS: 1, Verdict.HURTS: 0}.get(c.verdict, 3)]
             if math.isfinite(c.interval[0]): ax.plot([100*v for v in c.interval], [i, i], color=colour, lw=2.5)
-            sure = c.verdict in ('helps', 'hurts')
+            sure = c.verdict.sure
             ax.plot(100*c.difference, i, 'D' if sure else 'o', color=colour, mfc=colour if sure else 'none', ms=7)
         ax.set(yticks=range(len(comparisons)), yticklabels=[_text(c.trick.name) for c in comparisons],
                ylim=(len(comparisons) - 0.5, -0.5), xlabel='difference of accuracy (points); the band is ±δ')

@@ -12,13 +12,15 @@ from ..measure.arms import Arm
 from ..measure.compare import Comparison, Ledger
 from ..measure.records import code_hashes, recorded
 from ..measure.statistics import holm
+from ..measure.verdict import Verdict
 
 __all__ = ['AllRecorded', 'all_recorded']
 
 _columns = dict(record='record', what='what against what', difference='points', interval='95% interval',
                 verdict='verdict', delta='δ', equal='equal', seeds='seeds', part='part', images='training images',
                 stale='stale')
-_marks = {'helps': ('^', 'C0'), 'hurts': ('v', 'C3'), 'no difference beyond δ': ('s', '0.5'), 'undecided': ('o', 'C1')}
+_marks = {Verdict.HELPS: ('^', 'C0'), Verdict.HURTS: ('v', 'C3'), Verdict.NO_DIFFERENCE: ('s', '0.5'),
+          Verdict.UNDECIDED: ('o', 'C1')}
 
 
 class AllRecorded(Table):

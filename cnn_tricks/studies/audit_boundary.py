@@ -11,9 +11,11 @@ from functools import cache
 import numpy as np
 from scipy import stats
 
+from ..measure.verdict import Verdict
+
 # %% ../../nbs/80_audit.ipynb #b615b633
 FIRST = 3 # seeds before the first interim analysis
-OUTCOMES = 'undecided', 'helps', 'hurts', 'no difference beyond δ'
+OUTCOMES = tuple(Verdict)
 
 def judge(
     low, # lower ends of intervals, in accuracy; a number or an array

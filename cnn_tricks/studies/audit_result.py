@@ -17,6 +17,7 @@ from .audit_boundary import FIRST, boundary, shared_spread
 from ..base.display import Table
 from ..core.recipe import Recipe, tricks
 from ..measure.records import code_hashes
+from ..measure.verdict import Verdict
 
 __all__ = ['CONTROL', 'Audited', 'lesson_of', 'Audit']
 
@@ -143,14 +144,14 @@ class Audit(TextAndPlot, Plain):
     def interim_analysis(self): # -> names of the tricks that are still open
         "Drop the tricks whose interval answers the question"
         open_ = [a for a in self.arms[1:] if a.name not in self.left]
-        answered = [a.name for a in open_ if self._audited(a, False).verdict != 'undecided']
+        answered = [a.name for a in open_ if self._audited(a, False).verdict != Verdict.UNDECIDED]
         for name in answered: self.left[name] = self.rounds
         return [a.name for a in self.arms[2:] if a.name not in self.left]
 
     @property
     def helping(self): # -> list of names
         "The tricks that help, the largest difference first"
-        return [c.trick.name for c in self.comparisons if c.verdict == 'helps']
+        return [c.trick.name for c in self.comparisons if c.verdict == Verdict.HELPS]
 
     @property
     def check(self): # -> Comparison or None
@@ -162,7 +163,7 @@ class Audit(TextAndPlot, Plain):
     def recipe(self): # -> Recipe
         "The base with what helped, in its own budget; without, where the last check found that it hurts"
         base = Recipe.from_dict(self.asked['base'])
-        if not self.final or self.check and self.check.verdict == 'hurts': return base
+        if not self.final or self.check and self.check.verdict == Verdict.HURTS: return base
         return base.replace(tricks=Recipe.from_dict(self.final[1].recipe).tricks)
 
     @property
@@ -182,11 +183,11 @@ class Audit(TextAndPlot, Plain):
         if self.rounds < FIRST: return f'Stopped before any trick had {FIRST} seeds: nothing can be said yet.'
         k = len(self.comparisons)
         text = f'{k} trick{"s were" if k != 1 else " was"} tried. '
-        best = '; '.join(f'{bold.format(c.trick.name)} ({_range(c)})' for c in found.get('helps', ()))
+        best = '; '.join(f'{bold.format(c.trick.name)} ({_range(c)})' for c in found.get(Verdict.HELPS, ()))
         text += f'What helps: {best}. ' if best else 'None was found to help. '
-        if 'hurts' in found: text += f'What hurts: {names("hurts")}. '
-        if 'no difference beyond δ' in found: text += f'No difference beyond {d}: {names("no difference beyond δ")}. '
-        if 'undecided' in found: text += f'Undecided in this time: {names("undecided")}. '
+        rest = {Verdict.HURTS: 'What hurts', Verdict.NO_DIFFERENCE: f'No difference beyond {d}',
+                Verdict.UNDECIDED: 'Undecided in this time'}
+        text += ''.join(f'{said}: {names(v)}. ' for v, said in rest.items() if v in found)
         return text + self._checked(bold)
 
     def _checked(self, bold): # the sentence on the last check

@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from torch import nn
 
 from ..data.images import Part
-from ..core.fitting import FitCallback
+from ..core.fitting import FitCallback, Order
 from ..data.loaders import ImageLoader
 from ..base.fields import check_value
 from ..core.training_step import batch_inputs, first_batch
@@ -145,7 +145,7 @@ def heat_share(
 # %% ../../nbs/52_gradcam.ipynb #ed496b73
 class WatchHeat(FitCallback):
     "After each epoch, where the network looks on the first validation images: `shares`, and `heats` of a few"
-    order = 45 # before an average of weights, which was validated, gives way to the weights in training
+    order = Order.HEAT
     def __init__(self,
         n:int=32, # images to look at, of the first validation batch; at least 1
         keep:int=4, # of so many the maps are kept, at least 0

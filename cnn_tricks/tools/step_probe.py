@@ -9,12 +9,14 @@ __all__ = ['StepProbe']
 import torch
 from fastai.callback.core import Callback
 
+from ..core.fitting import Order
+
 # %% ../../nbs/24_warmup.ipynb #7a4eb04c
 def _norm(tensors): return float(torch.stack([t.detach().float().norm() for t in tensors]).norm())
 
 class StepProbe(Callback):
     "Keeps the norm of the gradient, and the length of each update as a share of the weights' norm"
-    order = 80 # after what clips or scales gradients
+    order = Order.PROBE
     run_valid = False
     def __init__(self): self.grads, self.updates, self.before = [], [], None
     def _weights(self): return [p for p in self.model.parameters() if p.requires_grad and p.grad is not None]

@@ -15,7 +15,7 @@ import torch
 from fastcore.basics import patch
 from torch.optim.swa_utils import AveragedModel
 
-from ..core.fitting import FitCallback, aside, planned_steps
+from ..core.fitting import FitCallback, Order, aside, planned_steps
 from ..core.components import in_range
 from ..core.recipe import Card, Trick, trick
 from ..base.fields import bounded
@@ -47,7 +47,7 @@ def averaging_fn(
 # %% ../../nbs/34_averaging.ipynb #b6151202
 class AverageWeights(FitCallback):
     "Keeps an average of weights and buffers beside the run; it is what is validated, and what is left at the end"
-    order = 50 # after what changes weights once a step, before what looks at validations
+    order = Order.AVERAGE
     def __init__(self,
         share:float=0.1, # how far back the average reaches, as for `ema_decay`; None: the plain mean
         decay:float=None, # in place of `share`: what is kept at each step, in [0, 1]

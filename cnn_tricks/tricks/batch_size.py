@@ -15,7 +15,7 @@ import torch
 from fastai.callback.mixup import MixHandler
 from fastcore.basics import patch
 
-from ..core.fitting import FitCallback
+from ..core.fitting import FitCallback, Order
 from ..core.recipe import Card, Trick, trick
 from ..base.fields import bounded, check_value, choice
 
@@ -128,7 +128,7 @@ def _reduction(loss_func): # -> 'mean', 'sum', 'none'; 'mean' where it does not 
 
 class MicroBatches(FitCallback):
     "Computes each training batch in parts: one optimiser step a batch, activations of one part at a time"
-    order, run_valid = 70, False # after whatever changes the batch
+    order, run_valid = Order.STEP, False
     def __init__(self,
         parts:int=4 # pieces of each batch, at least 1
     ):

@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..core.components import optimizers
+from ..core.fitting import Order
 from ..core.recipe import Card, Trick, trick
 from ..base.fields import bounded
 
@@ -35,7 +36,7 @@ def _shrinkable(opt): # fastai's optimizer or its wrapper -> (weights, lr) of ea
 
 class ShrinkToZero(Callback):
     "L1 by its proximal step: after each step of the optimiser, all weights move towards zero and stop there"
-    order, run_valid = 70, False # after whatever may cancel a step
+    order, run_valid = Order.STEP, False
     def __init__(self,
         strength:float # a step takes lr times this from every weight's size, at least 0
     ): self.strength, self.stepped = strength, False
@@ -71,7 +72,7 @@ class L1Penalty(Trick):
 # %% ../../nbs/32_penalties.ipynb #a55cb016
 class DecayWeights(Callback):
     "Decoupled weight decay: before each step of the optimiser, matrices and kernels shrink by lr times the strength"
-    order, run_valid = 70, False # after whatever may cancel a step
+    order, run_valid = Order.STEP, False
     def __init__(self,
         strength:float # share of a weight that is lost for each unit of the learning rate, at least 0
     ): self.strength = strength

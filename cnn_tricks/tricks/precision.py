@@ -18,7 +18,7 @@ from fastcore.basics import patch
 from torch.amp import GradScaler
 
 from ..measure.cost import time_in_turns
-from ..core.fitting import FitCallback
+from ..core.fitting import FitCallback, Order
 from ..nets.networks import networks
 from ..measure.number_formats import Choice, fastest_precision, formats, kept_precision
 from ..measure.number_formats import lost_shares, rounding_error, seen_dtypes
@@ -46,7 +46,7 @@ def _once(model, context): # -> function that takes it back
 # %% ../../nbs/11_precision.ipynb #a87f68fc
 class Autocast(FitCallback):
     "Forward in a 16-bit format; weights, gradients, loss and step in float32; float16 with loss scaling"
-    order = 10 # gradients are unscaled before callbacks that clip them
+    order = Order.PRECISION
     def __init__(self,
         dtype:str='auto', # 'bfloat16', 'float16', 'float32', or 'auto': the fastest safe one, measured
         init_scale:float=2.**16, # what the loss is multiplied by at first (float16)

@@ -16,7 +16,7 @@ import torch
 from fastcore.basics import patch
 from torch import nn
 
-from ..core.fitting import FitCallback
+from ..core.fitting import FitCallback, Order
 from ..data.loaders import ImageLoader
 from ..core.recipe import Card, Trick, trick
 from ..base.fields import bounded, check_value
@@ -27,7 +27,7 @@ from ..core.training_step import batch_inputs, unmoved
 # %% ../../nbs/15_resolution.ipynb #df6cf1bb
 class ProgressiveResizing(FitCallback):
     "Train on small images first and on full ones last; validation sees full ones throughout"
-    order = 11 # after what counts steps, resumes, and makes plain tensors of a batch
+    order = Order.RESIZE
     def __init__(self,
         initial_scale:float=0.5, # side of the smallest images as a share of the full side, in (0, 1)
         delay_fraction:float=0.5, # share of the steps before the images begin to grow, in [0, 1)

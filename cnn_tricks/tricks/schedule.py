@@ -13,6 +13,7 @@ import math
 from fastai.callback.core import Callback
 
 from ..core.components import in_range, schedules
+from ..core.fitting import Order
 from ..core.recipe import Card, Recipe, Trick, plan, trick
 from ..base.fields import bounded
 
@@ -81,7 +82,7 @@ def curve(
 # %% ../../nbs/23_schedule.ipynb #7afcf26a
 class UsedHypers(Callback):
     "Keeps the rate and the momentum of every step as the optimiser had them in that step: `lrs` and `moms`"
-    order = 70 # after fastai's `ParamScheduler`
+    order = Order.STEP
     run_valid = False
     def __init__(self): self.lrs, self.moms = [], []
     def after_step(self):

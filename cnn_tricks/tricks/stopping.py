@@ -12,7 +12,7 @@ from fastai.callback.core import CancelFitException
 from fastai.callback.tracker import TrackerCallback
 from fastcore.basics import patch
 
-from ..core.fitting import FitCallback, aside
+from ..core.fitting import FitCallback, Order, aside
 from ..core.components import in_range
 from ..core.recipe import Card, Trick, trick
 from ..base.fields import bounded, choice
@@ -20,7 +20,7 @@ from ..base.fields import bounded, choice
 # %% ../../nbs/33_stopping.ipynb #5e5d71ef
 class KeepBest(FitCallback, TrackerCallback):
     "fastai's `EarlyStoppingCallback`, with the best weights held in memory and put back after the fit"
-    order = TrackerCallback.order + 3
+    order = Order.STOP
     def __init__(self,
         monitor:str='valid_loss', # what to watch: 'valid_loss', or the name of a metric
         patience:int=3, # validations without improvement after which to stop, at least 1

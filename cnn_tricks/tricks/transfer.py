@@ -15,7 +15,7 @@ from fastai.callback.core import Callback
 from fastai.callback.training import BnFreeze
 from torch import nn
 
-from ..core.fitting import limited
+from ..core.fitting import Order, limited
 from ..data.images import ImageData, Part
 from ..data.loaders import ImageLoader
 from ..nets.pretrained import load_body, parameter_groups, pretrained, split_head
@@ -76,7 +76,7 @@ def linear_probe(
 # %% ../../nbs/25_transfer.ipynb #0b730aad
 class _PlainRates(Callback):
     "Python's numbers in place of numpy's, so that a checkpoint can be read with `weights_only=True`"
-    order = 61 # after fastai's scheduler
+    order = Order.PLAIN_RATES
     def before_batch(self): self.opt.set_hyper('lr', [float(h['lr']) for h in self.opt.hypers])
 
 # %% ../../nbs/25_transfer.ipynb #fine-tune

@@ -11,6 +11,7 @@ __all__ = ['warmup_factor', 'LinearWarmup', 'Warmup']
 from fastai.callback.core import Callback
 
 from ..core.components import in_range
+from ..core.fitting import Order
 from ..core.recipe import Card, Trick, trick
 from ..base.fields import bounded
 
@@ -28,7 +29,7 @@ def warmup_factor(
 # %% ../../nbs/24_warmup.ipynb #64023061
 class LinearWarmup(Callback):
     "Multiplies whatever rate the run has by `warmup_factor`: a fixed one, or that of any schedule"
-    order = 65 # after fastai's `ParamScheduler`, which sets the rate of the step
+    order = Order.WARMUP
     run_valid = False
     def __init__(self,
         pct:float=0.1, # fraction of the fit that warms up, in [0, 1]
