@@ -11,7 +11,8 @@ from cnn_tricks.tricks.architecture import scaled_args
 from cnn_tricks.nets.layer_costs import count_macs, count_params
 from cnn_tricks.data.datasets import embedded
 from cnn_tricks.nets.networks import networks
-from cnn_tricks.core.recipe import Recipe, plan, recipes
+from cnn_tricks.core.plan import plan
+from cnn_tricks.core.recipe import Recipe, recipes
 from cnn_tricks.tools.successive_halving import best_of, rungs, sample, search
 from cnn_tricks.core.train import train
 
@@ -81,16 +82,16 @@ def test_bad_input(make, error, match):
 
 def test_trick(data):
     r = Recipe(steps=3, batch_size=16) + ScaleNetwork(width=0.25, depth=1)
-    assert Recipe.from_json(r.to_json()) == r and plan(plan(r).replace(tricks=())) == plan(r).replace(tricks=())
-    assert plan(r).network_args == {'widths': [8, 16, 16], 'blocks': [2, 2, 2]}
+    assert Recipe.from_json(r.to_json()) == r and plan(plan(r).recipe.replace(tricks=())).recipe == plan(r).recipe.replace(tricks=())
+    assert plan(r).recipe.network_args == {'widths': [8, 16, 16], 'blocks': [2, 2, 2]}
     net = train(r, data, progress=False).trained.model
     assert net.conv1.out_channels == 8 and net.conv3_2.in_channels == 16
-    assert plan(Recipe(network='resnet') + ScaleNetwork()).network_args == {'width': 24}
+    assert plan(Recipe(network='resnet') + ScaleNetwork()).recipe.network_args == {'width': 24}
 
 
 def test_nothing_asked_nothing_done():
     r = recipes['fast']
-    assert plan(r + ScaleNetwork(width=1.)).network_args == r.network_args
+    assert plan(r + ScaleNetwork(width=1.)).recipe.network_args == r.network_args
 
 
 @pytest.mark.parametrize('network', ['plain', 'resnet', 'article_shaped'])
@@ -110,7 +111,7 @@ def test_match_macs_is_the_nearest(data):
     each = {w: recipe_macs(r.replace(network_args=dict(width=w, blocks=[1, 2])), data) for w in range(2, 40)}
     for macs in (100_000, 700_000, 5_000_000):
         assert match_macs(r, data, macs).network_args['width'] == min(each, key=lambda w: abs(each[w] - macs))
-    assert match_macs(plan(r + ScaleNetwork(width=3.)).replace(tricks=()), data, recipe_macs(r, data)) == r
+    assert match_macs(plan(r + ScaleNetwork(width=3.)).recipe.replace(tricks=()), data, recipe_macs(r, data)) == r
     assert match_macs(r, data, 700_000, divisor=4).network_args['width'] % 4 == 0
     with pytest.raises(ValueError, match='comes no nearer'): match_macs(r, data, 10)
 

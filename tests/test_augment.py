@@ -12,7 +12,9 @@ from cnn_tricks.data.augmentations import affine, affine_matrix, beta, box_mask,
 from cnn_tricks.data.augmentations import warp
 from cnn_tricks.data.images import ImageData, Part
 from cnn_tricks.data.datasets import embedded
-from cnn_tricks.core.recipe import FlipShift, Recipe, plan
+from cnn_tricks.core.plan import plan
+from cnn_tricks.core.recipe import Recipe
+from cnn_tricks.tricks.flip_shift import FlipShift
 from cnn_tricks.core.train import learner, train
 from cnn_tricks.tools.tta import one_view, predict_tta
 
@@ -202,7 +204,7 @@ def test_augment_off_is_nothing(data):
 
 
 def test_loss_of_mixing(data):
-    both = plan(tiny(loss_args={'label_smoothing': 0.1}) + MixUp() + CutMix())
+    both = plan(tiny(loss_args={'label_smoothing': 0.1}) + MixUp() + CutMix()).recipe
     assert (both.loss, both.loss_args) == ('soft_cross_entropy', {'label_smoothing': 0.1})
     assert train(both.replace(steps=2), data, 0, progress=False).finished
     x, y = learner(tiny() + MixUp(), data).dls.train.one_batch()

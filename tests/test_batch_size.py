@@ -12,7 +12,8 @@ from cnn_tricks.tricks.batch_size import Accumulate, BatchSize, MicroBatches, No
 from cnn_tricks.tricks.batch_size import scale_lr
 from cnn_tricks.measure.cost import Timings
 from cnn_tricks.data.datasets import embedded
-from cnn_tricks.core.recipe import Recipe, plan, recipes
+from cnn_tricks.core.plan import plan
+from cnn_tricks.core.recipe import Recipe, recipes
 from cnn_tricks.core.training_step import recipe_step
 from cnn_tricks.core.train import learner, train
 
@@ -37,7 +38,7 @@ def test_rules_refuse(args, word):
 
 def test_trick_scales_by_the_factor_that_it_really_got():
     r = Recipe(batch_size=5, lr=.1, steps=1)
-    p = plan(r + BatchSize(.5, 'linear'))  # 2.5 images become 2
+    p = plan(r + BatchSize(.5, 'linear')).recipe  # 2.5 images become 2
     assert p.batch_size == 2 and math.isclose(p.lr, .04)
     assert Recipe.from_json((r + BatchSize(3.)).to_json()) == r + BatchSize(3.)
     with pytest.raises(ValueError, match='both set batch_size'): plan(r + BatchSize() + BatchSize())

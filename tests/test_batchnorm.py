@@ -49,7 +49,7 @@ def test_networks_with_norms_stay(norm):
     net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Sequential(norm(*args)))
     before = str(net)
     assert str(with_norm(net)) == before
-    with pytest.warns(UserWarning, match='has norm layers already'): WithBatchNorm().model(net)
+    with pytest.warns(UserWarning, match='has norm layers already'): WithBatchNorm().structure(net)
 
 
 def test_with_norm_bad_input():
@@ -96,14 +96,14 @@ def test_group_norm_trick():
     "In the place of batch norm with its scale and shift; fewer groups where 8 do not divide."
     net = networks['resnet'](1, 10, 28, width=12)
     gammas = [m.weight.detach().clone() for m in norm_layers(net)]
-    WithGroupNorm().model(net)
+    WithGroupNorm().structure(net)
     new = [m for m in net.modules() if isinstance(m, nn.GroupNorm)]
     assert not norm_layers(net) and len(new) == len(gammas)
     assert {m.num_groups for m in new} == {4, 8} and all(torch.equal(m.weight, g) for m, g in zip(new, gammas))
-    bare = WithGroupNorm(groups=5).model(networks['article'](1, 10, 28))
+    bare = WithGroupNorm(groups=5).structure(networks['article'](1, 10, 28))
     assert bare.conv1[1].num_groups == 1 and bare.conv1[0].bias is not None
     plain = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4, affine=False))
-    assert WithGroupNorm(2).model(plain)[1].weight.tolist() == [1.]*4
+    assert WithGroupNorm(2).structure(plain)[1].weight.tolist() == [1.]*4
 
 
 @pytest.mark.parametrize('trick', [WithBatchNorm(), WithBatchNorm(jitter=0.2), WithGroupNorm()], ids=str)
@@ -191,5 +191,5 @@ def test_registered_networks_take_the_tricks():
         for trick in (WithBatchNorm(), WithGroupNorm()):
             with warnings.catch_warnings():
                 warnings.simplefilter('ignore')
-                net = trick.model(networks[name](3, 4, (32, 20)))
+                net = trick.structure(networks[name](3, 4, (32, 20)))
             assert net(torch.rand(2, 3, 32, 20)).shape == (2, 4)

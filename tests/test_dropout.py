@@ -174,7 +174,7 @@ def test_registered(): assert {'dropout', 'stochastic_depth'} <= set(tricks.name
 
 
 def test_no_blocks_warns(data):
-    with pytest.warns(UserWarning, match='no residual block'): WithStochasticDepth().model(networks['plain'](1, 10, 28))
+    with pytest.warns(UserWarning, match='no residual block'): WithStochasticDepth().structure(networks['plain'](1, 10, 28))
 
 
 @pytest.mark.parametrize('trick', [WithStochasticDepth(0.6), WithStochasticDepth(0.6, 'row'),

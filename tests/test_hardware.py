@@ -19,7 +19,8 @@ from cnn_tricks.measure.cost import Timings
 from cnn_tricks.core.fused_step import FuseOptimizer, fuse, is_fused, match_layout
 from cnn_tricks.tricks.hardware import (FusedOptimizer, break_even, kind_of, lay_out, measured_peak,
                                  step_operations, step_phases, utilisation)
-from cnn_tricks.core.recipe import Recipe, plan, tricks
+from cnn_tricks.core.plan import plan
+from cnn_tricks.core.recipe import Recipe, tricks
 from cnn_tricks.data.drawn_shapes import shapes
 from cnn_tricks.core.training_step import TrainingStep, is_channels_last
 from cnn_tricks.core.train import learner, train
@@ -67,7 +68,7 @@ def test_what_cannot_tell_a_layout():
 
 
 def test_the_trick_sets_the_field():
-    assert plan(SMALL + tricks['channels_last']()).channels_last and not plan(SMALL).channels_last
+    assert plan(SMALL + tricks['channels_last']()).recipe.channels_last and not plan(SMALL).recipe.channels_last
 
 
 # the step on copies

@@ -24,7 +24,8 @@ from cnn_tricks.data.loaders import ImageLoader
 from cnn_tricks.measure.compare import Arm, Comparison, Ledger, compare, ledger, repeat, seeds_needed
 from cnn_tricks.nets.networks import resnet
 from cnn_tricks.core.components import optimizers, sgd
-from cnn_tricks.core.recipe import Card, FlipShift, Recipe, Trick, recipes, trick, tricks
+from cnn_tricks.core.recipe import Card, Recipe, Trick, recipes, trick, tricks
+from cnn_tricks.tricks.flip_shift import FlipShift
 from cnn_tricks.measure.records import code_hash, code_hashes, modules_used, record, recorded
 from cnn_tricks.base.fields import bounded
 from cnn_tricks.base.registry import Registry

@@ -13,7 +13,8 @@ from cnn_tricks.tricks.optimizer_classes import Lion, Muon, orthogonalize
 from cnn_tricks.nets.networks import networks
 from cnn_tricks.tricks.optimizers import SwapOptimizer, convert_lr
 from cnn_tricks.core.components import optimizers
-from cnn_tricks.core.recipe import Recipe, plan
+from cnn_tricks.core.plan import plan
+from cnn_tricks.core.recipe import Recipe
 from cnn_tricks.core.train import learner, train
 
 ALL = 'sgd', 'adagrad', 'rmsprop', 'adam', 'adamw', 'lion', 'muon'
@@ -181,12 +182,12 @@ def test_trick():
     base = Recipe(optimizer='adamw', optimizer_args={'weight_decay': 0.2}, lr=0.01)
     for to in ALL:
         if to == 'adamw': continue
-        r = plan(base + SwapOptimizer(to))
+        r = plan(base + SwapOptimizer(to)).recipe
         assert (r.optimizer, r.optimizer_args) == (to, {}) and r.lr == pytest.approx(convert_lr(0.01, 'adamw', to))
         assert convert_lr(r.lr, to, 'adamw') == pytest.approx(0.01)
-    r = plan(base + SwapOptimizer('sgd', lr=0.3, args={'momentum': 0.5}))
+    r = plan(base + SwapOptimizer('sgd', lr=0.3, args={'momentum': 0.5})).recipe
     assert (r.lr, r.optimizer_args) == (0.3, {'momentum': 0.5})
-    assert plan(base + SwapOptimizer('adamw', args={'weight_decay': 0.})).optimizer_args == {'weight_decay': 0.}
+    assert plan(base + SwapOptimizer('adamw', args={'weight_decay': 0.})).recipe.optimizer_args == {'weight_decay': 0.}
     full = base + SwapOptimizer('lion', lr=0.001, args={'beta1': 0.8})
     assert Recipe.from_json(full.to_json()) == full
 
@@ -203,6 +204,6 @@ def test_trains(data, name):
     recipe = base + SwapOptimizer(name)
     run = train(recipe, data, progress=False)
     start = learner(recipe, data)
-    lr = plan(recipe).lr
+    lr = plan(recipe).recipe.lr
     assert run.lrs[0] == pytest.approx(lr/25) and max(run.lrs) <= lr*(1 + 1e-9) and all(map(math.isfinite, run.losses))
     assert apart(run.trained.model.parameters(), start.model.parameters()) > 1e-4

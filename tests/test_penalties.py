@@ -14,7 +14,8 @@ from cnn_tricks.data.images import ImageData, Part
 from cnn_tricks.data.datasets import embedded
 from cnn_tricks.core.components import optimizers
 from cnn_tricks.tricks.penalties import DecayWeights, L1Penalty, ShrinkToZero, WeightDecay, share_zero
-from cnn_tricks.core.recipe import Recipe, plan, tricks
+from cnn_tricks.core.plan import plan
+from cnn_tricks.core.recipe import Recipe, tricks
 from cnn_tricks.core.train import learner, train
 
 
@@ -94,10 +95,10 @@ def test_no_strength_no_change(data, name, args):
 def test_takes_the_place_of_the_optimisers_own(data):
     "Nothing is decayed twice; an optimiser without such an argument is left as it is."
     for args in ({}, {'weight_decay': 0.3, 'beta1': 0.8}):
-        r = plan(tiny(optimizer='adamw', optimizer_args=args) + WeightDecay(0.5))
+        r = plan(tiny(optimizer='adamw', optimizer_args=args) + WeightDecay(0.5)).recipe
         assert r.optimizer_args == args | {'weight_decay': 0.}
     optimizers.register('test_bare', lambda params, lr: torch.optim.SGD(params, lr))
-    try: assert plan(tiny(optimizer='test_bare') + WeightDecay()).optimizer_args == {}
+    try: assert plan(tiny(optimizer='test_bare') + WeightDecay()).recipe.optimizer_args == {}
     finally: optimizers.remove('test_bare')
 
 

@@ -12,9 +12,9 @@ from cnn_tricks.data.images import Part
 from cnn_tricks.data.datasets import embedded
 from cnn_tricks.nets.networks import networks
 from cnn_tricks.tricks.pooling import BlurPool, GlobalPool, Pooling, binomial, exchange_pooling, pool_globally
-from cnn_tricks.core.recipe import Recipe, plan
+from cnn_tricks.core.recipe import Recipe
 from cnn_tricks.core.result import load_trained
-from cnn_tricks.core.train import train
+from cnn_tricks.core.train import learner, train
 
 KINDS = 'max', 'average', 'stride', 'blur'
 
@@ -154,9 +154,9 @@ def test_pool_globally_needs_a_flatten():
     (lambda: exchange_pooling(nn.Sequential(nn.MaxPool2d(2, dilation=2)), 'average'), ValueError, 'dilation'),
     (lambda: exchange_pooling(nn.Sequential(nn.MaxPool2d((2, 3))), 'max', 3), ValueError, 'square'),
     (lambda: Pooling('median'), ValueError, 'kind'), (lambda: Pooling(kernel_size=0), ValueError, 'kernel_size'),
-    (lambda: plan(Recipe(network='resnet') + GlobalPool()), ValueError, 'already'),
-    (lambda: plan(Recipe() + Pooling('max')), ValueError, 'no pooling to exchange'),
-    (lambda: plan(Recipe() + Pooling(kernel_size=4)), ValueError, 'must be odd'),
+    (lambda: learner(Recipe(network='resnet') + GlobalPool(), embedded()), ValueError, 'already'),
+    (lambda: learner(Recipe() + Pooling('max'), embedded()), ValueError, 'no pooling to exchange'),
+    (lambda: learner(Recipe() + Pooling(kernel_size=4), embedded()), ValueError, 'must be odd'),
     (lambda: shift_test(None, Part(torch.zeros(1, 1, 4, 4).byte(), torch.zeros(1).long()), 4), ValueError, 'pixels=4'),
     (lambda: shift_test(None, Part(torch.zeros(1, 1, 4, 4).byte(), torch.zeros(1).long()), 1.), TypeError, 'pixels=1.0'),
     (lambda: shift_test(None, Part(torch.zeros(0, 1, 4, 4).byte(), torch.zeros(0).long())), ValueError, 'no images')])

@@ -313,11 +313,11 @@ def test_auto_trains_in_what_was_measured(monkeypatch, cache, data, speed, want,
 def test_refused_where_hopeless(monkeypatch, data):
     machine = SimpleNamespace(device='cpu')
     monkeypatch.setattr(precision, '_slowness', lambda *args: 50.)
-    assert 'take 50 times as long' in Precision('float16').applies(data, machine)
-    assert not Precision('float16', slowest=60.).applies(data, machine) and not Precision().applies(data, machine)
+    assert 'take 50 times as long' in Precision('float16').applies(TINY, data, machine)
+    assert not Precision('float16', slowest=60.).applies(TINY, data, machine) and not Precision().applies(TINY, data, machine)
     with pytest.raises(ValueError, match='cannot be used here.*50 times'): train(TINY + Precision('float16'), data, **CPU)
     monkeypatch.setattr(precision, '_slowness', lambda *args: 4.)
-    assert not Precision('float16').applies(data, machine)
+    assert not Precision('float16').applies(TINY, data, machine)
 
 
 def test_json():

@@ -16,7 +16,8 @@ from cnn_tricks.data.datasets import embedded
 from cnn_tricks.tools.lr_finder import find_lr
 from cnn_tricks.nets.networks import networks
 from cnn_tricks.core.components import in_range, schedules
-from cnn_tricks.core.recipe import Card, FlipShift, Recipe, Trick, trick, tricks
+from cnn_tricks.core.recipe import Card, Recipe, Trick, trick, tricks
+from cnn_tricks.tricks.flip_shift import FlipShift
 from cnn_tricks.base.fields import bounded
 from cnn_tricks.core.result import load_trained
 from cnn_tricks.tricks.schedule import OneCycle, UsedHypers, curve

@@ -10,7 +10,8 @@ from fastai.learner import Learner
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
-from cnn_tricks.core.recipe import FlipShift, Recipe, tricks
+from cnn_tricks.core.recipe import Recipe, tricks
+from cnn_tricks.tricks.flip_shift import FlipShift
 from cnn_tricks.nets.resizing import augment_some, eased_strength, norm_layers, progressive_size, recalibrate_bn
 from cnn_tricks.nets.resizing import resize_images
 from cnn_tricks.tricks.resolution import ProgressiveResizing, SmallFirst

@@ -8,7 +8,7 @@ from common import run
 
 from cnn_tricks.data.datasets import embedded
 from cnn_tricks.base.machine import machine
-from cnn_tricks.core.recipe import tricks
+from cnn_tricks.core.recipe import Recipe, tricks
 
 STEPS, PER_EPOCH, KILL_AT = 14, 6, 9  # three epochs, the last one short; killed in the middle of the second
 
@@ -103,7 +103,7 @@ def train():
 
 def reason_not(name) -> str:
     "Why the trick `name` cannot be tried here; empty if it can."
-    return tricks[name]().applies(embedded(), machine())
+    return tricks[name]().applies(Recipe(), embedded(), machine())
 
 
 def compare(straight, resumed):

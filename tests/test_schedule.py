@@ -10,7 +10,8 @@ from fastai.callback.training import GradientAccumulation
 from cnn_tricks.data.datasets import embedded
 from cnn_tricks.tools.lr_finder import find_lr
 from cnn_tricks.core.components import schedules
-from cnn_tricks.core.recipe import Recipe, plan
+from cnn_tricks.core.plan import plan
+from cnn_tricks.core.recipe import Recipe
 from cnn_tricks.tricks.schedule import OneCycle, UsedHypers, cosine, curve, exponential, step, wsd
 from cnn_tricks.core.train import fit_steps, learner, train
 
@@ -71,9 +72,9 @@ def test_bad_input(make, error, match):
 
 
 def test_one_cycle_trick():
-    r = plan(Recipe(steps=8, lr=0.2) + OneCycle())
-    assert (r.schedule, r.lr) == ('one_cycle', 0.2) and plan(Recipe(lr=0.2) + OneCycle(lr=0.5)).lr == 0.5
-    assert plan(r + OneCycle(div=10.)).schedule_args['div'] == 10
+    r = plan(Recipe(steps=8, lr=0.2) + OneCycle()).recipe
+    assert (r.schedule, r.lr) == ('one_cycle', 0.2) and plan(Recipe(lr=0.2) + OneCycle(lr=0.5)).recipe.lr == 0.5
+    assert plan(r + OneCycle(div=10.)).recipe.schedule_args['div'] == 10
     rates = curve(Recipe(steps=8, lr=0.2) + OneCycle(div=10., div_final=20.))['lr']
     want = [0.02, 0.11] + [0.01 + (0.2 - 0.01)*(1 + math.cos(math.pi*k/6))/2 for k in range(6)]
     np.testing.assert_allclose(rates, want, rtol=1e-5)

@@ -18,7 +18,8 @@ from cnn_tricks.core.run_control import Interrupted
 from cnn_tricks.data.images import ImageData, Part
 from cnn_tricks.data.datasets import embedded
 from cnn_tricks.core.components import losses
-from cnn_tricks.core.recipe import Recipe, plan, tricks
+from cnn_tricks.core.plan import plan
+from cnn_tricks.core.recipe import Recipe, tricks
 from cnn_tricks.tricks.stopping import EarlyStopping, KeepBest, LabelSmoothing
 from cnn_tricks.core.train import fit_steps, learner, train
 
@@ -169,7 +170,7 @@ def test_label_smoothing_loss(classes):
     "The registered loss is cross entropy against the softened labels, built here one image at a time."
     torch.manual_seed(0)
     z, y = torch.randn(7, classes, dtype=torch.float64), torch.randint(0, classes, (7,))
-    r = plan(Recipe() + LabelSmoothing(0.3))
+    r = plan(Recipe() + LabelSmoothing(0.3)).recipe
     want = 0.
     for row, label in zip(z.tolist(), y.tolist()):
         total = sum(map(math.exp, row))
@@ -178,7 +179,7 @@ def test_label_smoothing_loss(classes):
 
 
 def test_label_smoothing_recipe():
-    assert plan(Recipe() + LabelSmoothing()).loss_args == {'label_smoothing': 0.1}
+    assert plan(Recipe() + LabelSmoothing()).recipe.loss_args == {'label_smoothing': 0.1}
     r = Recipe() + LabelSmoothing(0.2) + EarlyStopping('accuracy', 4)
     assert Recipe.from_json(r.to_json()) == r
 

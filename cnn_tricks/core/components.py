@@ -46,6 +46,7 @@ def _adam(make, params, lr, beta1, beta2, eps, weight_decay): # one of torch's A
     in_range('weight_decay', weight_decay, '[0, inf)')
     return make(params, lr, betas=(beta1, beta2), eps=eps, weight_decay=weight_decay)
 
+
 @optimizers.register('adam')
 def adam(
     params, # parameters, or groups of them
@@ -84,6 +85,7 @@ def fixed(): # -> {'lr': function of the fraction done}
     "The same learning rate at every step"
     return {'lr': lambda frac: 1.}
 
+
 @schedules.register('one_cycle')
 def one_cycle(
     pct_start:float=0.25, # fraction of the run that goes up, in (0, 1)
@@ -105,6 +107,7 @@ def _make_once(kind, thing, args): # make the part for nothing, and ask it what 
     if kind != 'schedule': return
     for name, f in thing(**args).items():
         for t in (0., 0.01, 0.25, 0.5, 0.75, 0.99, 1.): in_range(f'its {name} at {t:g}', float(f(t)), '[0, inf)')
+
 
 def plain_args(
     registry:Registry, # of `name`

@@ -58,6 +58,7 @@ class FitCallback(Callback):
     def begin(self): "The fit begins: the network is on its device, and nothing is trained yet"
     def end(self): "The fit is over, or was cancelled"
 
+
 def aside(cb): # a `FitCallback`, in its `before_fit` -> is this a validation or a prediction?
     "Lets a validation pass by, one in the middle of a fit, too: fastai holds its lock there"
     if locked := cb.learn.lock.locked(): cb.run = False
@@ -106,12 +107,14 @@ class StepLimit(Callback):
         if self.training: self.learn.pct_train = self.done/self.steps
     def after_batch(self): self.done += self.training
 
+
 def limited(learn, # fastai `Learner`
             steps): # of its next fit -> callbacks for that fit
     "Have the next fit end after exactly so many optimiser steps, in a run or in any other `Learner`"
     if not hasattr(learn, 'run_control'): return [StepLimit(steps)]
     learn.run_control.state.planned = steps
     return []
+
 
 def planned_steps(learn): # fastai `Learner` in a fit -> int
     "How many optimiser steps the fit will have; 0 before any fit"

@@ -10,6 +10,7 @@ def _optimizer(opt): # the one inside fastai's wrapper: PyTorch's own
     return getattr(opt, 'opt', opt)
 
 
+
 def match_layout(
     opt # optimiser, PyTorch's or fastai's
 ):

@@ -5,31 +5,37 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
-from fastcore.basics import patch
 from safetensors.torch import load_file
 from safetensors.torch import save as safetensors_save
 
 from .. import __version__
-from ..data.images import ImageData, Part
-from .fitting import random_kept
-from ..data.loaders import ImageLoader
-from ..base.machine import Machine
-from ..nets.networks import networks
-from .recipe import Recipe, plan
 from ..base.files import atomic_write
+from ..base.machine import Machine
+from ..data.images import ImageData, Part
+from ..data.loaders import ImageLoader
+from ..nets.networks import networks
+from .fitting import random_kept
+from .plan import plan
+from .recipe import Recipe
 
 __all__ = ['build_network', 'Trained', 'load_trained', 'Result']
 
 
 def build_network(
-    recipe:Recipe, # names the network, its arguments, its tricks and its memory layout
+    recipe:Recipe, # of a `RunPlan`: names the network, its arguments, its tricks and its memory layout
     in_channels:int, # channels of the images
     n_classes:int, # outputs
-    size:tuple # (height, width) of the images in pixels
+    size:tuple, # (height, width) of the images in pixels
+    start:bool=True # False: only the layers, for weights that are loaded afterwards
 ): # -> `nn.Module`
-    "The recipe's network with its tricks' changes; weights from torch's global random state"
+    """The recipe's network, with each trick's layers and, to start a training, its weights, trick by trick.
+
+    Weights come from torch's global random state. `ValueError` where a trick finds nothing that it could change.
+    """
     m = networks[recipe.network](in_channels, n_classes, size, **recipe.network_args)
-    for t in recipe.tricks: m = t.model(m)
+    for t in recipe.tricks:
+        m = t.structure(m)
+        if start: m = t.initialise(m)
     return m.to(memory_format=torch.channels_last) if recipe.channels_last else m
 
 
@@ -48,7 +54,7 @@ class Trained:
     @torch.no_grad()
     @random_kept()
     def predict(self,
-        x:torch.Tensor # uint8 (N, C, H, W), of the channels and size trained on
+        x:torch.Tensor # uint8 (N, C, H, W), of the channels and size trained on; else `ValueError`
     )->torch.Tensor: # float32 (N, classes); each row sums to 1
         "Class probabilities of a batch of images"
         want = (self.channels, *self.size)
@@ -62,23 +68,27 @@ class Trained:
         try: return torch.cat([self.model(xb).softmax(1).cpu() for xb, _ in dl])
         finally: self.model.train(was)
 
+    def save(self,
+        folder:Path # created if missing
+    ):
+        "Write `model.safetensors` and `recipe.json`, each whole or not at all; `OSError` where that fails"
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {k: v.detach().cpu().contiguous() for k, v in self.model.state_dict().items()}
+        with atomic_write(folder/'model.safetensors') as f: f.write(safetensors_save(weights))
+        about = {k: getattr(self, k) for k in ('classes', 'channels', 'size', 'mean', 'std', 'ranges')}
+        about = {'recipe': self.recipe.to_dict(), 'data': about, 'cnn_tricks': __version__}
+        with atomic_write(folder/'recipe.json') as f: f.write(json.dumps(about, indent=2).encode())
 
-@patch
-def save(self:Trained, folder:Path): # created if missing
-    "Write `model.safetensors` and `recipe.json`, each whole or not at all"
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    weights = {k: v.detach().cpu().contiguous() for k, v in self.model.state_dict().items()}
-    with atomic_write(folder/'model.safetensors') as f: f.write(safetensors_save(weights))
-    about = {k: getattr(self, k) for k in ('classes', 'channels', 'size', 'mean', 'std', 'ranges')}
-    about = {'recipe': self.recipe.to_dict(), 'data': about, 'cnn_tricks': __version__}
-    with atomic_write(folder/'recipe.json') as f: f.write(json.dumps(about, indent=2).encode())
 
 def load_trained(
     folder:Path, # what `save` wrote, or its `model.safetensors`
     device='cpu' # where to put the network
 )->Trained: # ready to predict
-    "Load a trained network; nothing in the files is executed"
+    """Load a trained network; nothing in the files is executed, and no weights but those of the folder are read.
+
+    `FileNotFoundError` where a file is missing, `ValueError` for a recipe that cannot be made here.
+    """
     folder = Path(folder)
     folder = folder.parent if folder.is_file() else folder
     for name in ('recipe.json', 'model.safetensors'):
@@ -86,10 +96,11 @@ def load_trained(
             raise FileNotFoundError(f'{folder} holds no {name}: give the folder that a training run wrote')
     d = json.loads((folder/'recipe.json').read_text(encoding='utf-8-sig'))
     recipe, about = Recipe.from_dict(d['recipe']), d['data']
+    size = tuple(about['size'])
     with torch.random.fork_rng():
-        net = build_network(plan(recipe), about['channels'], len(about['classes']), tuple(about['size']))
+        net = build_network(plan(recipe).recipe, about['channels'], len(about['classes']), size, start=False)
     net.load_state_dict(load_file(folder/'model.safetensors'))
-    return Trained(net.to(device).eval(), recipe, **about | {'size': tuple(about['size'])})
+    return Trained(net.to(device).eval(), recipe, **about | {'size': size})
 
 
 @dataclass
@@ -113,44 +124,61 @@ class Result:
     def accuracy(self): # -> float in [0, 1]; nan without a validation
         "Accuracy on the validation part after the last step"
         return self.history[-1]['accuracy'] if self.history else float('nan')
+
     @property
     def step_seconds(self): # -> float
         "Mean seconds of a training step"
         return self.seconds / max(self.steps, 1)
 
+    def test(self): # -> accuracy in [0, 1]
+        "Accuracy on the test part: to be read once, after every choice is made; `test_reads` counts"
+        self.test_reads += 1
+        part = self.data.test
+        return (self.trained.predict(part.x).argmax(1) == part.y.cpu()).float().mean().item()
 
-@patch
-def test(self:Result): # -> accuracy in [0, 1]
-    "Accuracy on the test part: to be read once, after every choice is made; `test_reads` counts"
-    self.test_reads += 1
-    part = self.data.test
-    return (self.trained.predict(part.x).argmax(1) == part.y.cpu()).float().mean().item()
+    def confusion(self,
+        part:Part=None # None: the validation part
+    ): # -> int64 (classes, classes)
+        "How often class `i` (row) was taken for class `j` (column)"
+        part, n = part or self.data.valid, self.data.n_classes
+        pred = self.trained.predict(part.x).argmax(1)
+        return torch.bincount(part.y.cpu() * n + pred, minlength=n * n).view(n, n)
 
-@patch
-def confusion(self:Result, part:Part=None): # default: the validation part -> int64 (classes, classes)
-    "How often class `i` (row) was taken for class `j` (column)"
-    part, n = part or self.data.valid, self.data.n_classes
-    pred = self.trained.predict(part.x).argmax(1)
-    return torch.bincount(part.y.cpu() * n + pred, minlength=n * n).view(n, n)
+    def time_to(self,
+        target:float # accuracy in [0, 1]
+    ): # -> seconds of training, or None if never reached
+        "Seconds of training until a validation first reached `target`"
+        return next((h['seconds'] for h in self.history if h['accuracy'] >= target), None)
 
-@patch
-def time_to(self:Result, target:float): # accuracy in [0, 1] -> seconds of training, or None if never reached
-    "Seconds of training until a validation first reached `target`"
-    return next((h['seconds'] for h in self.history if h['accuracy'] >= target), None)
+    def metrics(self): # -> dict of plain values
+        "The record of the run as plain values, for `metrics.json`"
+        keep = 'seed', 'steps', 'seconds', 'finished', 'test_reads', 'history', 'lrs', 'losses', 'chosen'
+        return {'accuracy': self.accuracy, **{k: getattr(self, k) for k in keep}, 'machine': asdict(self.machine),
+                'data': {'name': self.data.name, 'fingerprint': self.data.fingerprint}, 'cnn_tricks': __version__}
 
+    def save(self,
+        folder:Path # created if missing
+    ):
+        "Write `model.safetensors`, `recipe.json` and `metrics.json`; `OSError` where that fails"
+        self.trained.save(folder)
+        with atomic_write(Path(folder)/'metrics.json') as f: f.write(json.dumps(self.metrics(), indent=1).encode())
 
-@patch
-def metrics(self:Result): # -> dict of plain values
-    "The record of the run as plain values, for `metrics.json`"
-    keep = 'seed', 'steps', 'seconds', 'finished', 'test_reads', 'history', 'lrs', 'losses', 'chosen'
-    return {'accuracy': self.accuracy, **{k: getattr(self, k) for k in keep}, 'machine': asdict(self.machine),
-            'data': {'name': self.data.name, 'fingerprint': self.data.fingerprint}, 'cnn_tricks': __version__}
-
-@patch
-def save(self:Result, folder:Path): # created if missing
-    "Write `model.safetensors`, `recipe.json` and `metrics.json`"
-    self.trained.save(folder)
-    with atomic_write(Path(folder)/'metrics.json') as f: f.write(json.dumps(self.metrics(), indent=1).encode())
+    def plot(self,
+        axs=None # two matplotlib axes; None: new ones
+    ): # -> the axes
+        "Loss and learning rate per step; accuracy against seconds of training"
+        axs = plt.subplots(1, 2, figsize=(9, 3), layout='constrained')[1] if axs is None else axs
+        h, ax = self.history, axs[0]
+        ax.plot(_smooth(self.losses), label='training, smoothed')
+        ax.plot([r['step'] for r in h], [r['valid_loss'] for r in h], 'o--', label='validation')
+        ax.set(xlabel='step', ylabel='loss (nats)')
+        twin = ax.twinx()
+        twin.plot(self.lrs, color='0.6', lw=1)
+        twin.set(ylabel='learning rate (grey)', ylim=(0, None))
+        ax.legend()
+        axs[1].plot([r['seconds'] for r in h], [100*r['accuracy'] for r in h], 'o-')
+        axs[1].set(xlabel='seconds of training', ylabel='validation accuracy (%)')
+        return axs
 
 
 def _smooth(values, beta=0.95): # debiased exponential average
@@ -159,19 +187,3 @@ def _smooth(values, beta=0.95): # debiased exponential average
         avg = beta * avg + (1 - beta) * v
         out.append(avg / (1 - beta**(i + 1)))
     return out
-
-@patch
-def plot(self:Result, axs=None): # two matplotlib axes -> the axes
-    "Loss and learning rate per step; accuracy against seconds of training"
-    axs = plt.subplots(1, 2, figsize=(9, 3), layout='constrained')[1] if axs is None else axs
-    h, ax = self.history, axs[0]
-    ax.plot(_smooth(self.losses), label='training, smoothed')
-    ax.plot([r['step'] for r in h], [r['valid_loss'] for r in h], 'o--', label='validation')
-    ax.set(xlabel='step', ylabel='loss (nats)')
-    twin = ax.twinx()
-    twin.plot(self.lrs, color='0.6', lw=1)
-    twin.set(ylabel='learning rate (grey)', ylim=(0, None))
-    ax.legend()
-    axs[1].plot([r['seconds'] for r in h], [100*r['accuracy'] for r in h], 'o-')
-    axs[1].set(xlabel='seconds of training', ylabel='validation accuracy (%)')
-    return axs

@@ -7,7 +7,8 @@ from fastai.torch_core import no_random, to_device
 
 from ..data.images import ImageData
 from ..data.loaders import ImageLoader
-from .recipe import Recipe, plan
+from .plan import plan
+from .recipe import Recipe
 from .train import learner
 
 __all__ = ['TrainingStep', 'recipe_step', 'first_batch', 'batch_inputs', 'unmoved', 'is_channels_last']
@@ -55,11 +56,12 @@ def recipe_step(
     device=None # torch device; None picks the fastest kind here
 )->TrainingStep: # to be called again and again
     "The training step of a recipe; `ValueError` for fewer training images than one batch"
-    n = plan(recipe).batch_size
+    n = plan(recipe).recipe.batch_size
     if n > len(data.train): raise ValueError(f'batch_size={n}: there are only {len(data.train):,} training images')
     learn = learner(recipe.replace(steps=1), data, device=device)
     learn.model.to(learn.dls.device)
     return TrainingStep(learn)
+
 
 
 def first_batch(
@@ -95,6 +97,9 @@ def unmoved(
             for g, state in own: g.setstate(state) if isinstance(g, random.Random) else g.set_state(state)
             if rng is not None: dl.rng = rng # fastai's loaders take a new one for each iteration
 
+    def load(self): # -> tuple of tensors
+        "A batch, on the model's device"
+        return to_device(tuple(first_batch(self.loader)), self.device)
 
 def _generators(dl): # the random numbers that a loader has of its own: fastai's `rng`, PyTorch's `generator`
     parts = [dl, getattr(dl, 'sampler', None), getattr(getattr(dl, 'batch_sampler', None), 'sampler', None)]

@@ -17,12 +17,12 @@ from fastcore.basics import patch
 from torch.nn.parallel import DistributedDataParallel
 
 from ..core.fitting import Order
-from ..core.run_control import Interrupted, RunState
+from ..core.run_control import Interrupted
 from ..data.images import ImageData
 from .process_group import from_first, gathered, mirrored, world
-from ..core.recipe import Recipe, plan
+from ..core.recipe import Recipe
 from ..core.result import Result
-from ..core.train import _run, _sized, steps_for, train
+from ..core.train import steps_for, train
 
 # %% ../../nbs/40_distributed.ipynb #ea26b1a4
 def _group_device(): # where the group can add up: NCCL on its GPU, gloo on the processor, whatever device trains
@@ -126,14 +126,7 @@ class _Wrapped(Callback):
 
 # %% ../../nbs/40_distributed.ipynb #d5971d1e
 def _steps(recipe, data, seed, device): # the budget in steps, found on all processes by the first one's clock
-    if not recipe.seconds: return steps_for(recipe, data, seed, device)
-    r, n = plan(recipe), 10
-    while True:
-        state = RunState(n, seed)
-        _run(r.replace(steps=n), _sized(r, data), seed, state, device, [AcrossProcesses(), _Wrapped()], validate=False)
-        took = from_first(state.seconds)
-        if took > min(0.05*recipe.seconds, 2.) or n > 2000: return max(1, round(recipe.seconds*n/took))
-        n *= 3
+    return steps_for(recipe, data, seed, device, cbs=lambda: [AcrossProcesses(), _Wrapped()], agree=from_first)
 
 def _same_images(data):
     prints = gathered(data.fingerprint)

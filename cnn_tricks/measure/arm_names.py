@@ -1,6 +1,7 @@
 """How the arms of a comparison are called, and whether a recipe can be used at all"""
 from ..base.machine import machine
-from ..core.recipe import Recipe, Trick, plan, recipes
+from ..core.plan import plan
+from ..core.recipe import Recipe, Trick, recipes
 
 __all__ = ['trick_label', 'recipe_name', 'with_trick', 'refusal']
 
@@ -36,6 +37,6 @@ def refusal(
     device # torch device, or its name
 )->str: # '' where it can be used
     "Why a recipe cannot be used on these data and this machine"
-    try: tricks = plan(recipe).tricks
+    try: r = plan(recipe).recipe
     except ValueError as e: return str(e)
-    return next((why for t in tricks if (why := t.applies(data, machine(device)))), '')
+    return next((why for t in r.tricks if (why := t.applies(r, data, machine(device)))), '')

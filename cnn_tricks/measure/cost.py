@@ -19,7 +19,8 @@ from fastcore.basics import patch
 from ..base.display import Table
 from ..base.machine import finish_work
 from ..core.components import losses, optimizers
-from ..core.recipe import Recipe, plan
+from ..core.plan import plan
+from ..core.recipe import Recipe
 from ..core.result import build_network
 from ..core.train import steps_for
 from ..data.images import ImageData
@@ -67,7 +68,7 @@ def training_costs(
     data:ImageData # image size, channels and classes; how many steps an epoch has
 )->Costs: # params, macs, train_macs, bytes
     "Count, without training, what a run of `recipe` takes; `ValueError` for a recipe that cannot be planned"
-    r = plan(recipe)
+    r = plan(recipe).recipe
     size = (r.size, r.size) if r.size else data.size
     shape, batch = (data.channels, *size), min(r.batch_size, len(data.train))
     with torch.random.fork_rng():

@@ -9,7 +9,8 @@ from ..base.display import Shown
 from ..base.files import atomic_write
 from ..base.paths import records_path
 from ..core.components import losses, optimizers, schedules
-from ..core.recipe import Recipe, plan
+from ..core.plan import plan
+from ..core.recipe import Recipe
 from ..nets.networks import networks
 from .arms import Arm, read_plain
 from .compare import Comparison # importing it makes the kinds `comparison` and `ledger` known to `recorded`
@@ -120,7 +121,7 @@ def modules_used(result)->set: # what can be recorded -> {'core.train', 'nets.ne
     used = {'cnn_tricks.core.train', measure_arms.__module__, Arm.__module__, Comparison.__module__}
     used |= {c.__module__ for r in _results(result) for c in type(r).__mro__}
     for arm in all_arms(result):
-        r = plan(Recipe.from_dict(arm.recipe))
+        r = plan(Recipe.from_dict(arm.recipe)).recipe
         named = (networks, r.network), (optimizers, r.optimizer), (schedules, r.schedule), (losses, r.loss)
         used |= {registry[name].__module__ for registry, name in named} | {type(t).__module__ for t in r.tricks}
     used = {m.removeprefix('cnn_tricks.') for m in used if m.startswith('cnn_tricks.')}

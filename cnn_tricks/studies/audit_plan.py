@@ -12,7 +12,8 @@ from ..base.machine import default_device
 from ..base.paths import records_path
 from ..measure.arm_names import refusal
 from ..core.components import losses, optimizers, schedules
-from ..core.recipe import Recipe, Trick, plan, tricks
+from ..core.plan import plan
+from ..core.recipe import Recipe, Trick, tricks
 from ..core.train import learner
 from ..nets.networks import networks
 
@@ -117,8 +118,9 @@ def _weights(recipe, data): # -> what the network is made of and starts with
 def _idle(base, trick, data): # has the recipe already what the trick would bring?
     if any(getattr(type(trick), hook) is not getattr(Trick, hook) for hook in ('loaders', 'callbacks', 'fit')):
         return False
-    if _filled(plan(base)) != _filled(plan(base + trick)): return False
-    return type(trick).model is Trick.model or _weights(base, data) == _weights(base + trick, data)
+    if _filled(plan(base).recipe) != _filled(plan(base + trick).recipe): return False
+    same = all(getattr(type(trick), hook) is getattr(Trick, hook) for hook in ('structure', 'initialise'))
+    return same or _weights(base, data) == _weights(base + trick, data)
 
 
 def usable(

@@ -175,7 +175,7 @@ class ChangeActivation(Trick):
     "Another activation in the place of the network's own"
     act: str = choice('gelu', *ACTIVATIONS) # which
 
-    def model(self, m):
+    def structure(self, m):
         replace_activations(m, self.act)
         return m
 
@@ -192,7 +192,7 @@ class KaimingInit(Trick):
     "Initial weights whose spread suits the activation"
     act: str = choice('relu', *ACTIVATIONS) # the activation between the layers
 
-    def model(self, m): return kaiming_init(m, self.act)
+    def initialise(self, m): return kaiming_init(m, self.act)
 
 # %% ../../nbs/20_activations.ipynb #89e97874
 @trick('lsuv', Card(

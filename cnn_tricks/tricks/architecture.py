@@ -17,7 +17,8 @@ from torch import nn
 from ..nets.layer_costs import count_macs
 from ..data.images import ImageData
 from ..nets.networks import _article_out, _check_blocks, _check_count, _image_size, keras_init, networks
-from ..core.recipe import Card, Recipe, Trick, plan, trick
+from ..core.plan import plan
+from ..core.recipe import Card, Recipe, Trick, trick
 from ..base.fields import bounded
 from ..core.result import build_network
 
@@ -113,7 +114,7 @@ def recipe_macs(
     data:ImageData, # image size, channels and classes
 )->int: # multiply-adds of one image, once forward
     "Multiply-adds of a recipe's network, counted on torch's meta device, which computes nothing"
-    r = plan(recipe)
+    r = plan(recipe).recipe
     size = (r.size, r.size) if r.size else data.size
     with torch.device('meta'), torch.random.fork_rng():
         return count_macs(build_network(r, data.channels, data.n_classes, size), (data.channels, *size))

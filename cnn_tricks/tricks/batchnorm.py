@@ -102,7 +102,7 @@ class WithBatchNorm(Trick):
     momentum: float = bounded(0.1, gt=0, le=1) # share of the new in the running statistics
     jitter: float = bounded(0., ge=0) # for experiments: spread of a random scale and shift of each channel and step
 
-    def model(self, m):
+    def structure(self, m):
         if _has_norm(m): warnings.warn('batch_norm: the network has norm layers already and stays as it is')
         norm = partial(JitteredNorm, jitter=self.jitter) if self.jitter else nn.BatchNorm2d
         return with_norm(m, partial(norm, momentum=self.momentum))
@@ -121,7 +121,7 @@ class WithGroupNorm(Trick):
     "Group norm in the place of batch norm, or behind each convolution of a network that has no norms"
     groups: int = bounded(8, ge=1) # at most so many; fewer where they do not divide the channels: gcd(groups, channels)
 
-    def model(self, m):
+    def structure(self, m):
         def make(channels): return nn.GroupNorm(gcd(self.groups, channels), channels)
         def instead(old):
             new = make(old.num_features)

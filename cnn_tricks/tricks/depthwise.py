@@ -177,7 +177,7 @@ class Depthwise(Trick):
     form: str = choice('separable', *_forms) # what takes their place
     min_channels: int = bounded(8, ge=1) # convolutions with fewer input channels stay as they are
 
-    def model(self, m):
+    def structure(self, m):
         if to_depthwise(m, self.form, self.min_channels): return m
         raise ValueError(f'trick {self.name!r}: the network has no dense convolution with at least '
                          f'min_channels={self.min_channels} input channels')

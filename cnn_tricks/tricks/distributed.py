@@ -58,5 +58,5 @@ class MoreDevices(Trick):
     def recipe(self, r):
         factor = {'linear': self.devices, 'sqrt': self.devices**0.5, 'none': 1}[self.lr_rule]
         return r.replace(batch_size=r.batch_size*self.devices, lr=r.lr*factor)
-    def model(self, m): return per_device(m, self.devices)
+    def structure(self, m): return per_device(m, self.devices)
     def callbacks(self): return [LinearWarmup(self.warmup, 1/self.devices)] if self.warmup else []

@@ -72,7 +72,7 @@ class WithDropout(Trick):
     p: float = bounded(0.2, ge=0, lt=1) # share that a training step leaves out
     place: str = choice('head', 'head', 'values', 'channels') # where, and what is left out: as for `set_dropout`
 
-    def model(self, m):
+    def structure(self, m):
         set_dropout(m, self.p, self.place)
         return m
 
@@ -138,7 +138,7 @@ class WithStochasticDepth(Trick):
     p: float = bounded(0.5, ge=0, lt=1) # rate of the last block; those before it have less
     mode: str = choice('batch', 'batch', 'row') # leave out a block for all images of a step, or for each by itself
 
-    def model(self, m):
+    def structure(self, m):
         if not set_stochastic_depth(m, self.p, self.mode):
             warnings.warn('stochastic_depth: the network has no residual block (ResBlock) and stays as it is')
         return m

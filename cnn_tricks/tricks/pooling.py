@@ -139,9 +139,13 @@ def pool_globally(
     return model
 
 # %% ../../nbs/13_pooling.ipynb #17114e77
-def _tried(t, r): # -> the recipe; `ValueError` now, not in training, if its network has nothing to change
-    with torch.device('meta'): t.model(networks[r.network](3, 10, r.size or 256, **r.network_args)) # weighs nothing
-    return r
+def _nothing(t, r, data): # -> why the network of a recipe has nothing that a trick could change, or ''
+    size = (r.size, r.size) if r.size else data.size
+    with torch.device('meta'): # weighs nothing
+        net = networks[r.network](data.channels, data.n_classes, size, **r.network_args)
+        try: t.structure(net)
+        except ValueError as e: return str(e)
+    return ''
 
 # %% ../../nbs/13_pooling.ipynb #4893257f
 @trick('pooling', Card(
@@ -162,8 +166,8 @@ class Pooling(Trick):
     kind: str = choice('blur', 'max', 'average', 'stride', 'blur') # as for `exchange_pooling`
     kernel_size: int = bounded(None, ge=1, optional=True) # window, or taps of the blur; None: the old window, 3 taps
 
-    def recipe(self, r): return _tried(self, r)
-    def model(self, m):
+    def applies(self, recipe, data, machine): return _nothing(self, recipe, data)
+    def structure(self, m):
         if not exchange_pooling(m, self.kind, self.kernel_size):
             raise ValueError(f"kind={self.kind!r}: the network has no pooling to exchange for it")
         return m
@@ -181,5 +185,5 @@ class Pooling(Trick):
              'lesson 13 measures it (records pooling, pooling_fast)')))
 class GlobalPool(Trick):
     "Global average pooling in front of the linear layers"
-    def recipe(self, r): return _tried(self, r)
-    def model(self, m): return pool_globally(m)
+    def applies(self, recipe, data, machine): return _nothing(self, recipe, data)
+    def structure(self, m): return pool_globally(m)

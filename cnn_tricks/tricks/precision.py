@@ -172,7 +172,7 @@ class Precision(Trick):
 
     def callbacks(self): return [Autocast(self.dtype)]
 
-    def applies(self, data, machine):
+    def applies(self, recipe, data, machine):
         if self.dtype == 'auto': return ''
         size = tuple(min(s, 32) for s in data.size)
         times = _slowness(self.dtype, size, data.n_classes, data.channels, torch.device(machine.device))

@@ -20,7 +20,8 @@ from ..measure.statistics import paired_t, sample_sd
 from .optimizer_classes import muon
 from ..base.display import Table
 from .precision import Precision
-from ..core.recipe import Recipe, Trick, plan, recipes
+from ..core.plan import plan
+from ..core.recipe import Recipe, Trick, recipes
 
 # %% ../../nbs/60_race.ipynb #d1166397
 @dataclass(frozen=True)

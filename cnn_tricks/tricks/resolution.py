@@ -207,7 +207,7 @@ class SmallFirst(Trick):
         super().__post_init__()
         _check_shares(self.initial_scale, self.delay_fraction, self.finetune_fraction)
     def callbacks(self): return [ProgressiveResizing(**self.params())]
-    def applies(self, data, machine):
+    def applies(self, recipe, data, machine):
         cb = self.callbacks()[0]
         if cb.size_at(0., data.size) != data.size: return ''
         return f'images of {data.size} pixels cannot be made smaller by size_increment={self.size_increment}'

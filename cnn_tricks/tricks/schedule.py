@@ -14,7 +14,8 @@ from fastai.callback.core import Callback
 
 from ..core.components import in_range, schedules
 from ..core.fitting import Order
-from ..core.recipe import Card, Recipe, Trick, plan, trick
+from ..core.plan import plan
+from ..core.recipe import Card, Recipe, Trick, trick
 from ..base.fields import bounded
 
 # %% ../../nbs/23_schedule.ipynb #e79abfba
@@ -72,7 +73,7 @@ def curve(
     steps:int=None # optimiser steps of the run, at least 1
 )->dict: # hyperparameter ('lr', and 'mom' where the schedule sets it) -> list with a value for each step
     "What a recipe's schedule will ask for, step by step; asking changes nothing"
-    r = plan(recipe)
+    r = plan(recipe).recipe
     steps = r.steps if steps is None else steps
     if steps is None: raise ValueError('steps=None: say how many, since the recipe has another budget')
     in_range('steps', steps, '[1, inf)', whole=True)

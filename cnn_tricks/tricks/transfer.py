@@ -110,7 +110,7 @@ def fine_tune(
 
 # %% ../../nbs/25_transfer.ipynb #07d45aa1
 def _missing(weights): # name in `pretrained` -> '' or the reason why it cannot be had
-    try: pretrained[weights]()
+    try: pretrained[weights]().weights
     except ImportError as e: return str(e)
     return ''
 
@@ -139,9 +139,9 @@ class FineTune(Trick):
     def recipe(self, r):
         p = pretrained[self.weights]()
         return r.replace(network=p.network, network_args=p.network_args)
-    def model(self, m): return load_body(m, pretrained[self.weights]())
+    def initialise(self, m): return load_body(m, pretrained[self.weights]())
     def callbacks(self): return [] if self.train_bn else [BnFreeze()]
-    def applies(self, data, machine): return _missing(self.weights)
+    def applies(self, recipe, data, machine): return _missing(self.weights)
     def fit(self, learn, recipe):
         fine_tune(learn, recipe.steps, recipe.lr, self.freeze_epochs, self.lr_mult, self.train_bn)
 

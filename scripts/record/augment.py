@@ -26,7 +26,8 @@ from cnn_tricks.data.augmentations import affine, noise
 from cnn_tricks.data.images import ImageData, Part
 from cnn_tricks.data.datasets import embedded
 from cnn_tricks.measure.compare import ledger
-from cnn_tricks.core.recipe import FlipShift, recipes
+from cnn_tricks.core.recipe import recipes
+from cnn_tricks.tricks.flip_shift import FlipShift
 from cnn_tricks.core.train import train
 from cnn_tricks.tools.tta import one_view, predict_tta
 from recording import main

@@ -19,7 +19,8 @@ warnings.filterwarnings('ignore')
 
 from cnn_tricks.data.datasets import embedded
 from cnn_tricks.measure.compare import compare, repeat
-from cnn_tricks.core.recipe import FlipShift, recipes
+from cnn_tricks.core.recipe import recipes
+from cnn_tricks.tricks.flip_shift import FlipShift
 from recording import main
 
 DELTA = 0.005  # half a point: declared before any run

@@ -32,7 +32,8 @@ from cnn_tricks.tricks.augment import Augment
 from cnn_tricks.measure.comparison import Comparison
 from cnn_tricks.tools.gradcam import WatchHeat, deletion_curve, grad_cam, heat_share, network_input
 from cnn_tricks.base.machine import machine
-from cnn_tricks.core.recipe import Recipe, plan
+from cnn_tricks.core.plan import plan
+from cnn_tricks.core.recipe import Recipe
 from cnn_tricks.measure.records import code_hashes
 from cnn_tricks.core.result import build_network
 from cnn_tricks.data.drawn_shapes import shapes
@@ -72,7 +73,7 @@ def facts(trained, own, other):
     heat, right = grad_cam(model, x, said), said == own.y
     share = heat_share(heat, own.masks)
     torch.manual_seed(0)
-    fresh = build_network(plan(trained.recipe), trained.channels, len(trained.classes), trained.size).eval()
+    fresh = build_network(plan(trained.recipe).recipe, trained.channels, len(trained.classes), trained.size).eval()
     some, chance = slice(0, 100), torch.rand(heat.shape, generator=torch.Generator().manual_seed(0))
     out = {'own': right.float().mean().item(), 'heat_own': share.nanmean().item(),
            'heat_other': heat_share(grad_cam(model, x2, said2), own.masks).nanmean().item(),

@@ -30,7 +30,8 @@ from cnn_tricks.tricks.dropout import WithDropout
 from cnn_tricks.base.machine import machine
 from cnn_tricks.measure.compare import Ledger
 from cnn_tricks.tricks.optimizers import SwapOptimizer
-from cnn_tricks.core.recipe import FlipShift, recipes
+from cnn_tricks.core.recipe import recipes
+from cnn_tricks.tricks.flip_shift import FlipShift
 from cnn_tricks.tricks.stopping import LabelSmoothing
 from cnn_tricks.core.train import train
 from recording import main

@@ -31,7 +31,8 @@ from cnn_tricks.data.datasets import embedded
 from cnn_tricks.tricks.dropout import WithDropout
 from cnn_tricks.tools.membership import image_losses, membership_advantage
 from cnn_tricks.base.machine import machine
-from cnn_tricks.core.recipe import FlipShift, recipes
+from cnn_tricks.core.recipe import recipes
+from cnn_tricks.tricks.flip_shift import FlipShift
 from cnn_tricks.core.train import train
 from cnn_tricks.measure.cross_validation import kfold_compare
 from recording import main
