@@ -8,7 +8,8 @@ from fastai.losses import CrossEntropyLossFlat
 from ..base.fields import check_value
 from ..base.registry import Registry
 
-__all__ = ['optimizers', 'schedules', 'losses', 'in_range', 'sgd', 'adam', 'adamw', 'cross_entropy', 'fixed', 'one_cycle', 'plain_args']
+__all__ = ['optimizers', 'schedules', 'losses', 'in_range', 'sgd', 'adam', 'adamw', 'cross_entropy', 'fixed', 'one_cycle',
+           'plain_args']
 
 
 optimizers, schedules, losses = Registry('optimizer'), Registry('schedule'), Registry('loss')
@@ -32,7 +33,7 @@ def sgd(
     nesterov:bool=True, # look ahead along the momentum (only where there is some)
     weight_decay:float=0. # L2 term in the gradient, at least 0
 ): # -> `torch.optim.SGD`
-    "`torch.optim.SGD`, with Nesterov momentum unless told otherwise"
+    "`torch.optim.SGD`, with Nesterov momentum (Sutskever et al. 2013, section 2) unless told otherwise"
     in_range('momentum', momentum, '[0, 1)')
     in_range('weight_decay', weight_decay, '[0, inf)')
     if not isinstance(nesterov, bool): raise TypeError(f'nesterov={nesterov!r}: must be True or False')
@@ -56,7 +57,7 @@ def adam(
     eps:float=1e-8, # keeps the division finite, greater than 0
     weight_decay:float=0. # L2 term in the gradient, at least 0
 ): # -> `torch.optim.Adam`
-    "`torch.optim.Adam`; its `weight_decay` is an L2 term in the gradient"
+    "`torch.optim.Adam` (Kingma and Ba 2015); its `weight_decay` is an L2 term in the gradient"
     return _adam(torch.optim.Adam, params, lr, beta1, beta2, eps, weight_decay)
 
 
@@ -69,12 +70,14 @@ def adamw(
     eps:float=1e-8, # keeps the division finite, greater than 0
     weight_decay:float=0.01 # decoupled: shrinks the weights by lr times this, at least 0
 ): # -> `torch.optim.AdamW`
-    "`torch.optim.AdamW`, with decoupled weight decay"
+    "`torch.optim.AdamW`, with decoupled weight decay (Loshchilov and Hutter 2019, section 2)"
     return _adam(torch.optim.AdamW, params, lr, beta1, beta2, eps, weight_decay)
 
 
 @losses.register('cross_entropy')
-def cross_entropy(label_smoothing:float=0.): # in [0, 1) -> callable of logits and labels
+def cross_entropy(
+    label_smoothing:float=0. # share of the target that is spread over all classes, in [0, 1)
+): # -> callable of logits (N, classes) and labels (N,), whose value is their mean in nats
     "Cross entropy of the logits, fastai's flattened form (it knows its own activation)"
     in_range('label_smoothing', label_smoothing, '[0, 1)')
     return CrossEntropyLossFlat(label_smoothing=label_smoothing)
@@ -93,7 +96,7 @@ def one_cycle(
     div_final:float=1e5, # so is the end
     moms:tuple=(0.95, 0.85, 0.95) # momentum at the start, at the peak, at the end, each in [0, 1)
 ): # -> {'lr': function, 'mom': function} of the fraction done
-    "fastai's one-cycle policy: cosine up, then cosine down to almost nothing, momentum the other way round"
+    "fastai's one-cycle policy (Smith and Topin 2018): cosine up, then down to almost nothing, momentum the other way round"
     in_range('pct_start', pct_start, '(0, 1)')
     for name, v in (('div', div), ('div_final', div_final)): in_range(name, v, '[1, inf)')
     if not isinstance(moms, (tuple, list)) or len(moms) != 3: raise ValueError(f'moms={moms!r}: must be three numbers')

@@ -9,7 +9,8 @@ from fastai.callback.core import Callback
 
 from .components import in_range
 
-__all__ = ['Order', 'SomeBatches', 'FitCallback', 'aside', 'random_kept', 'stop_on_signal', 'StepLimit', 'limited', 'planned_steps']
+__all__ = ['Order', 'SomeBatches', 'FitCallback', 'aside', 'random_kept', 'stop_on_signal', 'StepLimit', 'limited',
+           'planned_steps']
 
 
 class Order(IntEnum):
@@ -35,7 +36,9 @@ class SomeBatches:
         dl, # any loader
         start:int, # number of the first batch, from 0
         stop:int # of the one after the last
-    ): self.dl, self.start, self.stop = dl, start, min(stop, len(dl))
+    ):
+        self.dl, self.start, self.stop = dl, start, min(stop, len(dl))
+
     def __len__(self): return max(0, self.stop - self.start)
     def __iter__(self): return islice(self.dl, self.start, self.stop)
     def __getattr__(self, name): return getattr(self.dl, name)
@@ -44,22 +47,30 @@ class SomeBatches:
 class FitCallback(Callback):
     "For what belongs to a fit: fastai has `before_fit` and `after_fit` in predictions and validations, too"
     fitting = False
-    def before_fit(self): "A fit that was broken off had no end"; self.fitting = False
+
+    def before_fit(self):
+        "A fit that was broken off had no end"
+        self.fitting = False
+
     def before_train(self):
         "Calls `begin` once, before the first epoch of a fit"
         if self.fitting: return
         self.fitting = True
         self.begin()
+
     def after_fit(self):
         "Calls `end` after a fit that has begun"
         if not self.fitting: return
         self.fitting = False
         self.end()
+
     def begin(self): "The fit begins: the network is on its device, and nothing is trained yet"
     def end(self): "The fit is over, or was cancelled"
 
 
-def aside(cb): # a `FitCallback`, in its `before_fit` -> is this a validation or a prediction?
+def aside(
+    cb # a `FitCallback`, in its `before_fit`
+)->bool: # is this a validation or a prediction?
     "Lets a validation pass by, one in the middle of a fit, too: fastai holds its lock there"
     if locked := cb.learn.lock.locked(): cb.run = False
     return locked
@@ -75,14 +86,18 @@ def random_kept():
 
 
 @contextmanager
-def stop_on_signal(state): # the `RunState` of the run to stop
-    "Ctrl-C (or a polite kill) ends the run after the step it is in; a second one ends it at once"
+def stop_on_signal(
+    state # the `RunState` of the run to stop
+):
+    "Ctrl-C (or a polite kill) ends the run after the step it is in; a second one raises `KeyboardInterrupt` at once"
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+
     def _stop(signum, frame):
         if state.stop: raise KeyboardInterrupt
         state.stop = True
+
     # a handler that C code has set is none of ours: Python could not put it back
     old = {sig: h for sig in (signal.SIGINT, signal.SIGTERM) if (h := signal.getsignal(sig)) is not None}
     for sig in old: signal.signal(sig, _stop)
@@ -95,7 +110,7 @@ class StepLimit(Callback):
     "In a `Learner` without a `RunControl`: a fit of so many optimiser steps, whose last epoch may be shorter"
     order = Order.RUN
     def __init__(self,
-        steps:int # of the fit, at least 1
+        steps:int # of the fit, at least 1, else `ValueError`
     ):
         in_range('steps', steps, '[1, inf)', whole=True)
         self.steps, self.done = steps, 0
@@ -103,20 +118,26 @@ class StepLimit(Callback):
     def before_train(self):
         left = self.steps - self.done
         if left < len(self.dl): self.learn.dl = SomeBatches(self.dl, 0, left)
+
     def before_batch(self):
         if self.training: self.learn.pct_train = self.done/self.steps
+
     def after_batch(self): self.done += self.training
 
 
-def limited(learn, # fastai `Learner`
-            steps): # of its next fit -> callbacks for that fit
+def limited(
+    learn, # fastai `Learner`
+    steps:int # of its next fit, at least 1
+)->list: # callbacks for that fit
     "Have the next fit end after exactly so many optimiser steps, in a run or in any other `Learner`"
     if not hasattr(learn, 'run_control'): return [StepLimit(steps)]
     learn.run_control.state.planned = steps
     return []
 
 
-def planned_steps(learn): # fastai `Learner` in a fit -> int
+def planned_steps(
+    learn # fastai `Learner` in a fit
+)->int:
     "How many optimiser steps the fit will have; 0 before any fit"
     if hasattr(learn, 'run_control'): return learn.run_control.state.phase_steps
     return learn.step_limit.steps if hasattr(learn, 'step_limit') else getattr(learn, 'n_epoch', 0)*len(learn.dls.train)

@@ -51,9 +51,11 @@ class RunState:
         "Plain values only; `seconds` are those up to now, in the middle of an epoch too"
         plain = {'seconds': self.elapsed(), 'losses': list(map(float, self.losses))}
         return plain | {k: getattr(self, k) for k in ('step', 'lrs', 'history')}
+
     def to_replay(self): # -> int
         "Steps that the checkpoint has already done and this process has not"
         return 0 if self.pending is None else self.pending['run']['step'] - self.step
+
     def elapsed(self): # -> float
         "Seconds of training so far, validation left out"
         return self.seconds + (0. if self.clock is None else time.perf_counter() - self.clock)
@@ -147,10 +149,11 @@ class RunControl(FitCallback):
         s.epoch += 1
 
     def before_validate(self):
-        "A checkpoint is written before a batch, so the validations before it are in its history; no images, no validation"
+        "A checkpoint is written before a batch: the validations before it are in its history; no images, no validation"
         if not self.fitting: return
-        if self.state.pending is None and self._look_back(): raise CancelFitException
-        if self.state.pending is not None or not self.validate_run or not len(self.dls.valid): raise CancelValidException
+        s = self.state
+        if s.pending is None and self._look_back(): raise CancelFitException
+        if s.pending is not None or not self.validate_run or not len(self.dls.valid): raise CancelValidException
 
     def after_epoch(self):
         "One row of history for each validation"
