@@ -92,7 +92,7 @@ def test_applies_sees_the_planned_recipe(data, made):
     seen = []
     def applies(self, recipe, data, machine): seen.append((recipe.lr, data.size)); return ''
     watch = made('_watch', applies=applies)
-    learner(Recipe(size=14) + watch() + tricks['one_cycle'](lr=0.02), data)
+    learner(Recipe(network='plain', size=14) + watch() + tricks['one_cycle'](lr=0.02), data)
     assert seen == [(0.02, (14, 14))]
 
 
