@@ -109,7 +109,8 @@ class EarlyStopping(Trick):
     alone = 'keep the best weights'
 
     def callbacks(self): return [KeepBest(self.monitor, self.patience, self.min_delta)]
-    def applies(self, recipe, data, machine): return '' if len(data.valid) else 'it watches validation images; there are none'
+    def applies(self, recipe, data, machine):
+        return '' if len(data.valid) else 'it watches validation images; there are none'
 
 # %% ../../nbs/33_stopping.ipynb #819bfdac
 @trick('label_smoothing', Card(
