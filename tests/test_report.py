@@ -138,7 +138,7 @@ def test_page_of_a_training(entries, tmp_path):
     for word in ('stopped in the middle', 'of the validation images right', EVIL, 'Side by side', 'Curves', 'What is mixed up',
                  'Worst mistakes', 'Recipe', 'Data', 'Machine and versions', "predict 'it'\"'\"'s here'", 'load_trained("it\'s here")'):
         assert word in page.text, word
-    assert len(curves(entries)) == 3
+    assert len(curves(entries)) == 3 and '@media print' in text and 'prefers-color-scheme: dark' in text
     alone = Seen(report_html([replace(entries[0], test=.75)]))
     assert '75.0 % of the test images right' in alone.text and 'Figures' in alone.text and 'can be luck' not in alone.text
     write_report(tmp_path/'r.html', entries)
