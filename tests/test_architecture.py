@@ -8,7 +8,7 @@ import torch
 
 from cnn_tricks.tricks.architecture import ScaleNetwork, article_shaped, match_macs, recipe_macs, round_channels
 from cnn_tricks.tricks.architecture import scaled_args
-from cnn_tricks.nets.layer_costs import count_macs, count_params
+from cnn_tricks.nets.layer_costs import count_macs
 from cnn_tricks.data.datasets import embedded
 from cnn_tricks.nets.networks import networks
 from cnn_tricks.core.plan import plan

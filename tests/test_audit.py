@@ -1,14 +1,10 @@
 "The audit: its statistics against scipy and loops, its plan, its ledger, and the command as a user runs it."
-import json, os, re, shutil, signal, subprocess, sys, time
+import json, re
 from dataclasses import replace
-from html.parser import HTMLParser
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
-from PIL import Image
 from scipy import stats
 
 import cnn_tricks.studies.audit as audit_module
@@ -18,7 +14,6 @@ from cnn_tricks.measure.arms import Arm, Run
 from cnn_tricks.studies.audit import audit
 from cnn_tricks.studies.audit_plan import TooShort, make_plan, promise, usable
 from cnn_tricks.studies.audit_result import CONTROL, Audit, Audited, lesson_of
-from cnn_tricks.cli.main import main
 from cnn_tricks.studies.audit_boundary import FIRST, OUTCOMES, Sums, boundary, judge, shared_spread, simulate_audits
 from cnn_tricks.core.recipe import Recipe, recipes, tricks
 from cnn_tricks.data.drawn_shapes import shapes

@@ -8,9 +8,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.ops import Conv2dNormActivation
 
-from cnn_tricks.nets.layer_costs import count_macs, count_params
+from cnn_tricks.nets.layer_costs import count_macs
 from cnn_tricks.tricks.depthwise import (
-    ConvNeXtConv, Depthwise, LayerNorm2d, depthwise_form, is_dense, nearest_separable,
+    Depthwise, LayerNorm2d, depthwise_form, is_dense, nearest_separable,
                                   to_depthwise, ungrouped)
 from cnn_tricks.tools.depthwise_speed import depthwise_speeds, layer_times, least_bytes
 from cnn_tricks.nets.networks import networks

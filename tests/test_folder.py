@@ -481,7 +481,7 @@ def test_cache_leaves_no_parts_and_keeps_twenty(root, cache):
     for i in range(23): read(root, seed=i, size=4)
     left = sorted(p.suffix for p in cache.glob('arrays/*'))
     assert left == ['.json']*20 + ['.npy']*20
-    assert not [p for p in cache.rglob('.*')]
+    assert not list(cache.rglob('.*'))
 
 
 def test_bar_appears_for_long_work_alone(capsys, monkeypatch):

@@ -1,7 +1,6 @@
 """Grad-CAM against closed forms, loops and the libraries where they are installed; what a look leaves behind; refusals."""
-import io, json, sys
+import json, sys
 from importlib.util import find_spec
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,9 +17,7 @@ from cnn_tricks.data.datasets import embedded
 from cnn_tricks.tools.gradcam import WatchHeat, deletion_curve, grad_cam, heat_share, map_layers, network_input
 from cnn_tricks.tools.heat_overlay import CARD, explain, overlay, show_heat
 from cnn_tricks.nets.networks import networks
-from cnn_tricks.data.decode import decode_or_reason
 from cnn_tricks.core.recipe import Recipe
-from cnn_tricks.core.result import load_trained
 from cnn_tricks.data.drawn_shapes import shapes
 from cnn_tricks.core.train import learner, train
 

@@ -11,7 +11,6 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import cnn_tricks.tools.memory_allocator as allocator
 import cnn_tricks.tools.autotune as tuning
-import cnn_tricks.tricks.hardware as hardware
 from cnn_tricks.base.machine import finish_work
 from cnn_tricks.tools.memory_allocator import memory_environment, memory_settings, set_memory
 from cnn_tricks.tools.autotune import Look, Setting, autotune, candidates, current_setting, pick

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from cnn_tricks.data.datasets import embedded
 from cnn_tricks.tricks.optimizer_classes import Lion, Muon, orthogonalize

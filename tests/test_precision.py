@@ -1,5 +1,5 @@
 "Formats, autocast and the choice between them, as far as lesson 11 does not show them."
-import json, os, subprocess, sys, warnings
+import json, os, subprocess, sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,7 +16,6 @@ from cnn_tricks.core.run_control import Interrupted
 from cnn_tricks.measure.cost import Timings
 from cnn_tricks.data.datasets import embedded
 from cnn_tricks.nets.networks import networks
-from cnn_tricks.measure.number_formats import _choose
 from cnn_tricks.tricks.precision import Autocast, Precision, fastest_precision, kept_precision, lost_shares
 from cnn_tricks.tricks.precision import rounding_error, seen_dtypes
 from cnn_tricks.core.recipe import Recipe

@@ -1,5 +1,5 @@
 "Situations that people have reported of other tools: on the command line, the right answer to each."
-import json, os, re, subprocess, sys, threading
+import json, re, subprocess, sys, threading
 from pathlib import Path
 
 import pytest

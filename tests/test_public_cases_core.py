@@ -14,7 +14,6 @@ from cnn_tricks.core.run_control import Interrupted, RunControl, RunState
 from cnn_tricks.data.images import ImageData, Part
 from cnn_tricks.data.datasets import embedded
 from cnn_tricks.tools.lr_finder import find_lr
-from cnn_tricks.nets.networks import networks
 from cnn_tricks.core.components import in_range, schedules
 from cnn_tricks.core.recipe import Card, Recipe, Trick, trick, tricks
 from cnn_tricks.tricks.flip_shift import FlipShift
@@ -22,7 +21,7 @@ from cnn_tricks.base.fields import bounded
 from cnn_tricks.core.result import load_trained
 from cnn_tricks.tricks.schedule import OneCycle, UsedHypers, curve
 from cnn_tricks.tricks.stopping import EarlyStopping, KeepBest, LabelSmoothing
-from cnn_tricks.core.train import fit_steps, learner, steps_for, train
+from cnn_tricks.core.train import fit_steps, learner, train
 from cnn_tricks.tricks.warmup import LinearWarmup, Warmup, warmup_factor
 
 

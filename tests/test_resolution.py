@@ -280,7 +280,7 @@ def test_resumed_in_small_and_in_growing(tmp_path):
     for network, at in (('article', 4), ('resnet', 9)):
         recipe = Recipe(steps=13, batch_size=16, network=network, lr=3e-3, schedule='one_cycle') + FlipShift() + SmallFirst()
         out = tmp_path/network
-        straight, cb = train(recipe, data, progress=False), ProgressiveResizing()
+        straight = train(recipe, data, progress=False)
         with pytest.raises(RuntimeError, match='stop'):
             train(recipe, data, progress=False, out=out, checkpoint_every=0, cbs=[Stop(at)])
         resumed = train(recipe, data, progress=False, out=out, resume=True)

@@ -39,7 +39,7 @@ def two_phase():
     @trick('_two_phase', CARD)
     class TwoPhase(Trick):
         def fit(self, learn, recipe):
-            body, first = [p for p in learn.model[:-1].parameters()], recipe.steps // 3
+            body, first = list(learn.model[:-1].parameters()), recipe.steps // 3
             for p in body: p.requires_grad_(False)
             fit_steps(learn, recipe, first)
             for p in body: p.requires_grad_(True)

@@ -7,8 +7,6 @@ import numpy as np
 import pytest
 import torch
 from fastai.callback.core import Callback
-from fastai.learner import Learner
-from fastai.metrics import accuracy
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
@@ -190,7 +188,6 @@ def test_phases_within_the_budget(target, steps, freeze, head):
 
 def test_agrees_with_fastai(target):
     "In whole epochs it is `Learner.fine_tune`: the same learning rates, momentum and weights."
-    rows, out = [], []
     trick = FineTune(lr_mult=100.)
     t = Trace()
     result = train(BASE.replace(steps=20) + trick, target, 3, progress=False, cbs=[t])

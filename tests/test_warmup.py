@@ -10,7 +10,6 @@ from torch import nn
 
 from cnn_tricks.data.datasets import embedded
 from cnn_tricks.tools.step_probe import StepProbe
-from cnn_tricks.nets.networks import networks
 from cnn_tricks.core.recipe import Recipe
 from cnn_tricks.tricks.schedule import OneCycle, UsedHypers, curve
 from cnn_tricks.core.train import fit_steps, learner, train

@@ -1,5 +1,5 @@
 "The wheel: complete, the same from the sdist, and usable from an empty folder."
-import hashlib, json, sys, zipfile
+import hashlib, json, zipfile
 from configparser import ConfigParser
 from email.parser import BytesParser
 

@@ -64,7 +64,7 @@ class Recipe:
 
     def replace(self, **changes): # -> Recipe
         "A copy with some fields changed; a new budget takes the place of the old one; errors as at construction"
-        if any(changes.get(b) is not None for b in _budgets): changes = {b: None for b in _budgets} | changes
+        if any(changes.get(b) is not None for b in _budgets): changes = dict.fromkeys(_budgets) | changes
         return dataclasses.replace(self, **changes)
 
     def __add__(self, trick): # a `Trick` -> Recipe

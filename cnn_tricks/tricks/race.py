@@ -17,7 +17,6 @@ import numpy as np
 from ..measure.arms import Arm
 from ..measure.comparison import check_pairs
 from ..measure.statistics import paired_t, sample_sd
-from .optimizer_classes import muon
 from ..base.display import Table
 from .precision import Precision
 from ..core.plan import plan

@@ -110,7 +110,7 @@ def fine_tune(
 
 # %% ../../nbs/25_transfer.ipynb #07d45aa1
 def _missing(weights): # name in `pretrained` -> '' or the reason why it cannot be had
-    try: pretrained[weights]().weights
+    try: _ = pretrained[weights]().weights
     except ImportError as e: return str(e)
     return ''
 

@@ -63,7 +63,10 @@ def candidates(source, counts):
             if 0 < counts['valid'] < counts['train']: yield data.kfold(round(counts['train']/counts['valid']) + 1, 0)[0]
 
 
-def data_of(arm, made_by, known={}):
+_known = {}  # fingerprint -> data
+
+
+def data_of(arm, made_by, known=_known):
     "The data with the arm's fingerprint, or None."
     wanted, counts = arm.data['fingerprint'], {p: arm.data[p] for p in PARTS}
     if wanted not in known:

@@ -15,7 +15,7 @@ against itself with other seeds, `A/B` two networks with the same seeds.
 `validate_membership`: 500 training images of 14 x 14 and ways to train on them; the last row of a run's history holds the
 advantage of a guess by the loss who was trained on, and the accuracy on the 500. Accuracy is that on test images.
 """
-import os, sys, warnings
+import os, warnings
 from dataclasses import asdict
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')  # before torch is imported

@@ -34,4 +34,4 @@ if socket.getaddrinfo.__module__ != __name__:
     for name in 'connect', 'connect_ex': guard(name)
     socket.getaddrinfo = getaddrinfo
 
-if os.environ.get('CNN_TRICKS_ROUGH') and __name__ == 'sitecustomize': import rough
+if os.environ.get('CNN_TRICKS_ROUGH') and __name__ == 'sitecustomize': import rough  # noqa: F401
