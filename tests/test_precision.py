@@ -45,11 +45,12 @@ def batch():
 def cache(tmp_path, monkeypatch):
     "An empty cache folder, and nothing known."
     monkeypatch.setenv('CNN_TRICKS_CACHE', str(tmp_path/'cache'))
-    known = dict(number_formats._known)
-    number_formats._known.clear()
+    kept = [(d, dict(d)) for d in (number_formats._known, precision._slow)]
+    for d, _ in kept: d.clear()
     yield tmp_path/'cache'
-    number_formats._known.clear()
-    number_formats._known.update(known)
+    for d, known in kept:
+        d.clear()
+        d.update(known)
 
 
 def fit(learn, epochs=1):

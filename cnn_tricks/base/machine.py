@@ -33,7 +33,7 @@ def machine(device: str | None = None,  # 'cpu', 'cuda', 'mps'; None: the defaul
             ) -> Machine:
     "Describe this machine, without touching its settings"
     device = str(device or default_device()).split(':')[0]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
     pages = os.sysconf('SC_PHYS_PAGES') if hasattr(os, 'sysconf') else 0
     memory = pages * os.sysconf('SC_PAGE_SIZE') / 2**30 if pages else float('nan')
     name = torch.cuda.get_device_name() if device == 'cuda' else _cpu_name()

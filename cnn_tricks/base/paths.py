@@ -1,5 +1,4 @@
 """Where the package finds the records and the lessons that it was installed with"""
-from importlib.util import find_spec
 from pathlib import Path
 
 __all__ = ['results_path', 'records_path', 'lessons_path']
@@ -20,7 +19,7 @@ def lessons_path() -> Path:  # `cnn_tricks/lessons` once installed, `nbs` in a c
     return _beside('lessons', 'nbs')
 
 
-_here = Path(find_spec('cnn_tricks').origin).parent
+_here = Path(__file__).parents[1]
 
 
 def _beside(packaged, cloned):

@@ -132,7 +132,7 @@ def tuned_settings(
         t = autotune(learn, seconds/2, process=True, apply=False)
         chosen = str(t.chosen) if t.chosen != t.base else 'as it comes'
         rows.append(dict(network=network, batch_size=batch_size, chosen=chosen, speed=round(t.speed, 2),
-                         milliseconds=round(1000*t.found.median(t.chosen), 3)))
+                         milliseconds=round(1000*t.found.median(t.chosen), 3)))  # type: ignore[arg-type]
     return rows
 
 
@@ -150,8 +150,8 @@ def diagnosis(
 )->dict: # plain values: what is installed, the machine, how busy it is, `problems`, and what was measured
     "What this machine has, and what trains fastest on it"
     about, busy = machine(), busy_cores(0.5)  # before this process works itself
-    out = dict(versions=versions(), machine=asdict(about), cache=cache_state(), busy=round(busy, 2),
-               load=round(os.getloadavg()[0], 1) if hasattr(os, 'getloadavg') else None)
+    out: dict = dict(versions=versions(), machine=asdict(about), cache=cache_state(), busy=round(busy, 2),
+                     load=round(os.getloadavg()[0], 1) if hasattr(os, 'getloadavg') else None)
     bad = [v for v in out['versions'] if not v['ok']]
     out['problems'] = [f'{v["name"]} {v["version"] or "is missing"}: cnn_tricks wants {v["wanted"]}' for v in bad]
     if out['cache']['error']: out['problems'].append('{folder} cannot be written: {error}'.format(**out['cache']))

@@ -52,7 +52,7 @@ def plan(
 def budget_steps(
     recipe:Recipe, # of a `RunPlan`
     data:ImageData # decides how many steps an epoch has
-)->int: # at least 1; None for a budget in seconds, which has to be timed
+)->int|None: # at least 1; None for a budget in seconds, which has to be timed
     "The budget of a planned recipe in optimiser steps"
     if recipe.steps: return recipe.steps
     return max(1, round(recipe.epochs * len(data.loaders(recipe.batch_size).train))) if recipe.epochs else None

@@ -18,7 +18,7 @@ from .fitting import random_kept
 from .plan import plan
 from .recipe import Recipe
 
-__all__ = ['build_network', 'Trained', 'load_trained', 'Result']
+__all__ = ['build_network', 'Trained', 'load_trained', 'Result', 'smoothed']
 
 
 def build_network(
@@ -62,8 +62,9 @@ class Trained:
             raise ValueError(f'x is {x.dtype} {tuple(x.shape)}: must be uint8 (N, {", ".join(map(str, want))})')
         if not len(x): return torch.zeros(0, len(self.classes))
         part, device = Part(x, torch.zeros(len(x), dtype=torch.int64)), next(self.model.parameters()).device
-        std = [s or 1. for s in self.std] # as in training: a channel that never varies is not divided
-        dl = ImageLoader(part, 256, mean=self.mean, std=std, channels_last=self.recipe.channels_last, device=device)
+        std = torch.tensor([s or 1. for s in self.std]) # as in training: a channel that never varies is not divided
+        mean = torch.tensor(self.mean)
+        dl = ImageLoader(part, 256, mean=mean, std=std, channels_last=self.recipe.channels_last, device=device)
         was, _ = self.model.training, self.model.eval()
         try: return torch.cat([self.model(xb).softmax(1).cpu() for xb, _ in dl])
         finally: self.model.train(was)
@@ -169,7 +170,7 @@ class Result:
         "Loss and learning rate per step; accuracy against seconds of training"
         axs = plt.subplots(1, 2, figsize=(9, 3), layout='constrained')[1] if axs is None else axs
         h, ax = self.history, axs[0]
-        ax.plot(_smooth(self.losses), label='training, smoothed')
+        ax.plot(smoothed(self.losses), label='training, smoothed')
         ax.plot([r['step'] for r in h], [r['valid_loss'] for r in h], 'o--', label='validation')
         ax.set(xlabel='step', ylabel='loss (nats)')
         twin = ax.twinx()
@@ -181,7 +182,11 @@ class Result:
         return axs
 
 
-def _smooth(values, beta=0.95): # debiased exponential average
+def smoothed(
+    values:list, # the loss of each step, say
+    beta:float=0.95 # weight of what was before, in [0, 1)
+)->list: # as long as `values`
+    "Their exponential average, without the bias towards 0 of its first values"
     out, avg = [], 0.
     for i, v in enumerate(values):
         avg = beta * avg + (1 - beta) * v

@@ -32,7 +32,7 @@ def bit_depth(im: Image.Image,  # Open
 
 
 def white_of(high: float,  # The largest value
-             depth: str,  # As of `bit_depth`
+             depth: str | None,  # As of `bit_depth`
              ) -> int:
     "The smallest usual value of white that is not below it"
     return next(w for w in WHITES if high <= w*(1.1 if depth == 'float' else 1))

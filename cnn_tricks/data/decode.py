@@ -76,7 +76,7 @@ def decode_picture(source: str | os.PathLike | Image.Image,  # A file, or a pict
     "A picture as training sees its own; `ValueError` says why it cannot be used"
     if not isinstance(source, Image.Image): out = decode_or_reason(source, size, channels, ranges)
     else: out = _fit(to_bytes(source.filename, source, ranges or {}) if bit_depth(source) else source, size, channels)
-    if isinstance(out, str): raise ValueError(f'{printable(source)}: {out}')
+    if isinstance(out, str): raise ValueError(f'{printable(str(source))}: {out}')
     return out
 
 

@@ -73,4 +73,5 @@ def shapes(n: int = 1200,  # Images in all: 60% train, 20% valid, 20% test
     for i, (share, bias) in enumerate(((0.6, background_bias), (0.2, background_bias), (0.2, test_bias))):
         g = torch.Generator().manual_seed(1_000_003*seed + i)
         parts.append(_draw_part(torch.arange(round(share*n)) % len(classes), size, classes, bias, channels, g))
-    return ImageData(*parts, classes=classes, name='shapes')
+    train, valid, test = parts
+    return ImageData(train, valid, test, classes=classes, name='shapes')

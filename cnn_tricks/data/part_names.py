@@ -26,7 +26,8 @@ def part_of(path: str | os.PathLike,  # A folder
 def names_part(path: str | os.PathLike,  # A folder
                ) -> bool:
     "Does the folder's name say a part, and nothing else?"
-    return bool(p := part_of(path)) and not p[1]
+    p = part_of(path)
+    return p is not None and not p[1]
 
 
 def names_nothing(path: str | os.PathLike,  # A folder

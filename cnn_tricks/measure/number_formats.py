@@ -54,25 +54,26 @@ class seen_dtypes:
     def __exit__(self, *error):
         for h in self.hooks: h.remove()
 
-# %% ../../nbs/11_precision.ipynb #79589f85
-def _autocast(device, name): return torch.autocast(device.type, formats[name], enabled=name != 'float32')
+# %% ../../nbs/11_precision.ipynb #precision-step
+def autocast_to(device, name): return torch.autocast(device.type, formats[name], enabled=name != 'float32')
 
-def _step(model, x, y, loss_func, name): # -> function: one training step that changes no weight
+def still_step(model, x, y, loss_func, name): # -> function: one training step that changes no weight
     opt = torch.optim.SGD(model.parameters(), lr=0.)
     scaler = GradScaler(x.device.type, enabled=name == 'float16')
     def step():
         opt.zero_grad()
-        with _autocast(x.device, name): pred = model(x)
+        with autocast_to(x.device, name): pred = model(x)
         loss = loss_func(to_float(pred), y)
         scaler.scale(loss).backward()
         scaler.step(opt)
         scaler.update()
     return step
 
+# %% ../../nbs/11_precision.ipynb #79589f85
 def _gradient(model, x, y, loss_func, name): # -> all gradients in one vector
     for scale in (2.**16, 2.**12, 2.**8, 1.) if name == 'float16' else (1.,): # as the scaler would back off
         model.zero_grad()
-        with _autocast(x.device, name): pred = model(x)
+        with autocast_to(x.device, name): pred = model(x)
         (loss_func(to_float(pred), y) * scale).backward()
         g = torch.cat([p.grad.flatten() / scale for p in model.parameters() if p.grad is not None])
         if g.isfinite().all(): break
@@ -116,12 +117,13 @@ def _judge(model, x, y, loss_func, name, slowest=4.): # -> row of a `Choice`; no
     "What can be said cheaply: does it run, is it hopeless on a few images, does it change anything, is it safe?"
     row = dict(dtype=name, speed=None, error=None, noise=None, verdict='')
     for n in [2] + [n for n in (8, 32, 128) if n < len(x)]: # on two alone, what is slow per image may not show
-        try: turns = time_in_turns({f: _step(model, x[:n], y[:n], loss_func, f) for f in ('float32', name)}, rounds=3)
+        steps = {f: still_step(model, x[:n], y[:n], loss_func, f) for f in ('float32', name)}
+        try: turns = time_in_turns(steps, rounds=3)
         except (RuntimeError, ValueError) as e: return row | dict(verdict=f'does not run: {str(e).splitlines()[0]}')
         row['speed'] = turns.ratio(name, 'float32')
         if row['speed'] < 1 / slowest:
             return row | dict(verdict=f"too slow: {1/row['speed']:.0f} times as long as float32 on {n} images")
-    with seen_dtypes(model) as seen, _autocast(x.device, name): model(x[:2])
+    with seen_dtypes(model) as seen, autocast_to(x.device, name): model(x[:2])
     if formats[name] not in seen.values(): return row | dict(verdict='no layer computes in it here')
     row['error'], row['noise'] = rounding_error(model, x, y, name, loss_func)
     if not row['error'] < row['noise'] / 2: row['verdict'] = 'not safe: rounding is not small beside chance'
@@ -143,7 +145,7 @@ def fastest_precision(
         m = copy.deepcopy(model).train()
         rows = [_judge(m, x, y, loss_func, name) for name in ('bfloat16', 'float16')]
         names = ['float32'] + [r['dtype'] for r in rows if not r['verdict']]
-        if len(names) > 1: turns = _turns({n: _step(m, x, y, loss_func, n) for n in names}, seconds)
+        if len(names) > 1: turns = _turns({n: still_step(m, x, y, loss_func, n) for n in names}, seconds)
     for r in rows:
         if r['verdict']: continue
         r['speed'], low = turns.ratio(r['dtype'], 'float32'), turns.spread(r['dtype'], 'float32')[0]

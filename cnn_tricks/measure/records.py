@@ -20,7 +20,7 @@ __all__ = ['Record', 'record', 'recorded', 'all_arms', 'modules_used', 'code_has
 
 _versions = 'cnn_tricks', 'torch', 'fastai', 'numpy'
 _showing = {'course', 'pages', 'display', 'comparison_display'} # they decide nothing
-_folder = Path(__import__('cnn_tricks').__file__).parent
+_folder = Path(__file__).parents[1]
 _unseen = {'ctx', 'kind', 'type_comment', 'type_params', 'annotation', 'returns'}
 
 

@@ -29,21 +29,21 @@ def keras_init(
             if m.bias is not None: nn.init.zeros_(m.bias)
     return model
 
-# %% ../../nbs/01_cnn.ipynb #3b275988
-def _image_size(size):
+# %% ../../nbs/01_cnn.ipynb #network-checks
+def image_size(size):
     "`size` as (height, width)."
     pair = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
     if len(pair) != 2 or not all(isinstance(s, int) and not isinstance(s, bool) and s > 0 for s in pair):
         raise ValueError(f'size={size!r}: must be a positive number of pixels, or (height, width)')
     return pair
 
-def _check_count(**counts):
+def check_count(**counts):
     "ValueError unless each count is a whole number of at least 1."
     for name, n in counts.items():
         if isinstance(n, bool) or not isinstance(n, int) or n < 1:
             raise ValueError(f'{name}={n!r}: must be a whole number of at least 1')
 
-def _check_blocks(blocks):
+def check_blocks(blocks):
     "ValueError unless `blocks` is a list of whole numbers, not all of them 0."
     if not isinstance(blocks, (tuple, list)) or not any(blocks):
         raise ValueError(f'blocks={blocks!r}: must be e.g. (1, 1, 1), with at least one block')
@@ -51,14 +51,15 @@ def _check_blocks(blocks):
         if isinstance(n, bool) or not isinstance(n, int) or n < 0:
             raise ValueError(f'blocks={blocks!r}: must hold whole numbers of at least 0')
 
-# %% ../../nbs/01_cnn.ipynb #face89e1
-def _article_out(size):
+# %% ../../nbs/01_cnn.ipynb #article-out
+def article_out(size):
     "Side of the last feature map of the article's network: three valid 3x3 convolutions, two poolings between them."
     for halve in (True, True, False):
         size = conv_out(size, 3)
         if halve: size = conv_out(size, 2, stride=2)
     return size
 
+# %% ../../nbs/01_cnn.ipynb #face89e1
 def _smallest(out):
     "The smallest size that `out` accepts."
     size = 1
@@ -76,12 +77,12 @@ def article(
     size:int|tuple, # image size in pixels: one number, or (height, width); at least 18 each
 ) -> nn.Sequential: # (N, in_channels, H, W) -> (N, n_classes) scores, before softmax
     "Three convolutions, two poolings, two dense layers: claim S3-7's network, with Keras's start."
-    _check_count(in_channels=in_channels, n_classes=n_classes)
-    least = _smallest(_article_out)
-    h, w = _image_size(size)
+    check_count(in_channels=in_channels, n_classes=n_classes)
+    least = _smallest(article_out)
+    h, w = image_size(size)
     if min(h, w) < least:
         raise ValueError(f"size={size}: network 'article' needs images of at least {least}x{least} pixels")
-    features = 64 * _article_out(h) * _article_out(w)
+    features = 64 * article_out(h) * article_out(w)
     model = nn.Sequential(OrderedDict(
         conv1=nn.Conv2d(in_channels, 32, 3), relu1=nn.ReLU(), pool1=nn.MaxPool2d(2),
         conv2=nn.Conv2d(32, 64, 3), relu2=nn.ReLU(), pool2=nn.MaxPool2d(2),
@@ -136,9 +137,9 @@ def resnet(
     grid:int=1, # the last map is averaged to grid x grid fields; 1 is global average pooling
 ) -> nn.Sequential: # (N, in_channels, H, W) -> (N, n_classes) scores, before softmax
     "A small residual network for images of about 28 to 64 pixels (He et al. 2015, 2018)."
-    _image_size(size)
-    _check_count(in_channels=in_channels, n_classes=n_classes, width=width, grid=grid)
-    _check_blocks(blocks)
+    image_size(size)
+    check_count(in_channels=in_channels, n_classes=n_classes, width=width, grid=grid)
+    check_blocks(blocks)
     if stem_stride not in (1, 2): raise ValueError(f'stem_stride={stem_stride!r}: must be 1 or 2')
     layers = [('stem', conv_norm(in_channels, width, 5 if stem_stride == 2 else 3, stem_stride))]
     c_in = width
@@ -161,8 +162,8 @@ def plain(
     widths:tuple=(24, 48), # channels of each convolution; from the second on, a pooling halves the size after it
 ) -> nn.Sequential: # (N, in_channels, H, W) -> (N, n_classes) scores, before softmax
     "Few, wide operations: a strided 5x5 convolution, 3x3 convolutions with poolings, one dense layer."
-    h, w = _image_size(size)
-    _check_count(in_channels=in_channels, n_classes=n_classes, **{f'widths[{i}]': n for i, n in enumerate(widths)})
+    h, w = image_size(size)
+    check_count(in_channels=in_channels, n_classes=n_classes, **{f'widths[{i}]': n for i, n in enumerate(widths)})
     if not widths: raise ValueError('widths=(): must hold at least one number of channels')
     if min(h, w) < 2**len(widths):
         raise ValueError(f"size={size}: network 'plain' with {len(widths)} widths needs at least "

@@ -24,6 +24,15 @@ def resize_images(
     if tuple(x.shape[2:]) == tuple(size): return x
     return F.interpolate(x, tuple(size), mode='bilinear', antialias=True)
 
+# %% ../../nbs/15_resolution.ipynb #check-shares
+def check_shares(initial_scale, delay_fraction, finetune_fraction):
+    if not 0 < initial_scale < 1: raise ValueError(f'initial_scale={initial_scale}: must lie in (0, 1)')
+    if not 0 <= delay_fraction < 1: raise ValueError(f'delay_fraction={delay_fraction}: must lie in [0, 1)')
+    if not 0 < finetune_fraction < 1: raise ValueError(f'finetune_fraction={finetune_fraction}: must lie in (0, 1)')
+    if delay_fraction + finetune_fraction > 1 + 1e-9:
+        both = delay_fraction + finetune_fraction
+        raise ValueError(f'delay_fraction + finetune_fraction = {both:g}: must be at most 1')
+
 # %% ../../nbs/15_resolution.ipynb #c4a2862d
 def progressive_size(
     frac:float, # fraction of the training steps that are done, in [0, 1]
@@ -36,20 +45,12 @@ def progressive_size(
     "Small at first, then growing evenly, then full; counted down from the full size, so that this is always reached"
     grow = 1 - delay_fraction - finetune_fraction
     if not 0 <= frac <= 1: raise ValueError(f'frac={frac}: must lie in [0, 1]')
-    _check_shares(initial_scale, delay_fraction, finetune_fraction)
+    check_shares(initial_scale, delay_fraction, finetune_fraction)
     if size_increment < 1: raise ValueError(f'size_increment={size_increment}: must be at least 1 pixel')
     if frac >= 1 - finetune_fraction - 1e-9: return tuple(full)
     done = max(frac - delay_fraction, 0) / grow if grow > 1e-9 else 0.
     missing = (1 - initial_scale) * (1 - done)
     return tuple(n - size_increment * int(n * missing / size_increment + 1e-9) for n in full)
-
-def _check_shares(initial_scale, delay_fraction, finetune_fraction):
-    if not 0 < initial_scale < 1: raise ValueError(f'initial_scale={initial_scale}: must lie in (0, 1)')
-    if not 0 <= delay_fraction < 1: raise ValueError(f'delay_fraction={delay_fraction}: must lie in [0, 1)')
-    if not 0 < finetune_fraction < 1: raise ValueError(f'finetune_fraction={finetune_fraction}: must lie in (0, 1)')
-    if delay_fraction + finetune_fraction > 1 + 1e-9:
-        both = delay_fraction + finetune_fraction
-        raise ValueError(f'delay_fraction + finetune_fraction = {both:g}: must be at most 1')
 
 # %% ../../nbs/15_resolution.ipynb #46908591
 def eased_strength(
@@ -83,20 +84,20 @@ def augment_some(
     x[chosen], y[chosen] = new_x, new_y
     return x, y
 
-# %% ../../nbs/15_resolution.ipynb #dacd78a8
-def _on(module, before, after=None): # hooks around one forward pass; the second runs even if that raises -> handles
+# %% ../../nbs/15_resolution.ipynb #ease-hooks
+def on_forward(module, before, after=None): # hooks around one forward pass; `after` runs even if that raises -> handles
     handles = [module.register_forward_pre_hook(lambda m, a: before(m, *a))]
     if after: handles.append(module.register_forward_hook(lambda m, a, y: after(m), always_call=True))
     return handles
 
-def _pool_to(grid): # what a flattening layer is given, brought to the grid that its network was built for
+def pool_to(grid): # what a flattening layer is given, brought to the grid that its network was built for
     return lambda m, x: None if x.shape[2:] == grid else (F.adaptive_avg_pool2d(x, grid),)
 
-def _ease_dropout(m, strength): # a dropout layer that is weaker for one forward pass -> handles
+def ease_dropout(m, strength): # a dropout layer that is weaker for one forward pass -> handles
     p = m.p
-    return _on(m, lambda m, *_: setattr(m, 'p', p * strength), lambda m: setattr(m, 'p', p))
+    return on_forward(m, lambda m, *_: setattr(m, 'p', p * strength), lambda m: setattr(m, 'p', p))
 
-def _ease_augment(dl, strength): # the loader's augmentation is weaker for one batch, and then as it was
+def ease_augment(dl, strength): # the loader's augmentation is weaker for one batch, and then as it was
     fns = dl.augment
     def eased(x, y, generator=None):
         dl.augment = fns
@@ -105,14 +106,15 @@ def _ease_augment(dl, strength): # the loader's augmentation is weaker for one b
     dl.augment = [eased]
     return lambda: setattr(dl, 'augment', fns)
 
-# %% ../../nbs/15_resolution.ipynb #bd962d13
+# %% ../../nbs/15_resolution.ipynb #modes-kept
 @contextmanager
-def _modes_kept(model): # every module's train/eval mode is as before, whatever happens inside
+def modes_kept(model): # every module's train/eval mode is as before, whatever happens inside
     modes = [(m, m.training) for m in model.modules()]
     try: yield model.eval()
     finally:
         for m, mode in modes: m.training = mode
 
+# %% ../../nbs/15_resolution.ipynb #bd962d13
 def norm_layers(model:nn.Module): # -> list of modules
     "The batch-norm layers that keep running statistics"
     kinds = nn.modules.batchnorm._BatchNorm
@@ -129,7 +131,7 @@ def recalibrate_bn(
     layers = norm_layers(model) if layers is None else layers
     kept, n, ok = [(m.momentum, [b.clone() for b in m.buffers()]) for m in layers], 0, False
     try:
-        with _modes_kept(model):
+        with modes_kept(model):
             for m in layers:
                 m.train().reset_running_stats()
                 m.momentum = None # a plain average of all batches instead of a fading one

@@ -15,7 +15,8 @@ from .training import recipe_rows
 
 __all__ = ['audit_html', 'write_audit_report']
 
-_site = _index['settings']['doc_host'] + _index['settings']['doc_baseurl']
+_settings: dict = _index['settings']
+_site = _settings['doc_host'] + _settings['doc_baseurl']
 
 
 def _headline(a):

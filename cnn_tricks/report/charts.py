@@ -13,7 +13,7 @@ __all__ = ['COLOURS', 'line_chart', 'forest_chart']
 
 COLOURS = '#c97a12', '#3f7fe8', '#2f9e6e', '#b05cc6'
 _ink = '#123456'  # stands for the ink until the SVG is written
-_look = {'svg.fonttype': 'none', 'svg.hashsalt': 'cnn_tricks', 'font.size': 10, 'axes.spines.top': False,
+_look: dict = {'svg.fonttype': 'none', 'svg.hashsalt': 'cnn_tricks', 'font.size': 10, 'axes.spines.top': False,
          'axes.spines.right': False, 'text.color': _ink, 'xtick.color': _ink, 'ytick.color': _ink,
          'axes.labelcolor': _ink, 'axes.edgecolor': _ink}
 _style = '<style>:root{--ink:#1c2430}@media(prefers-color-scheme:dark){:root{--ink:#e6e9ee}}</style>'

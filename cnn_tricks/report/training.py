@@ -11,7 +11,7 @@ import torch
 from .. import __version__
 from ..base.files import atomic_write
 from ..core.recipe import Recipe
-from ..core.result import Result, _smooth
+from ..core.result import Result, smoothed
 from ..measure.statistics import accuracy_interval
 from ..nets.layer_costs import count_params
 from .charts import COLOURS, line_chart
@@ -75,7 +75,8 @@ def values_by_seconds(
     "The second of training at which each value stood; between validations, whose seconds are known, steps are even"
     keep = range(0, len(values), max(1, len(values) // most))
     known = [(0, 0.), *((h['step'], h['seconds']) for h in r.history), (r.steps, r.seconds)]
-    return np.interp([i + 1 for i in keep], *zip(*known)).tolist(), [values[i] for i in keep]
+    steps, seconds = zip(*known)
+    return np.interp([i + 1 for i in keep], steps, seconds).tolist(), [values[i] for i in keep]
 
 
 def _per_validation(r, key, factor=1): return [h['seconds'] for h in r.history], [factor*h[key] for h in r.history]
@@ -93,7 +94,7 @@ def _loss_chart(entries):
     lines = {}
     for e, c, ls in _looks(entries):
         r, dots = e.result, dict(color=c, ls='', marker='o', ms=4)
-        lines[e.label] = *values_by_seconds(r, _smooth(r.losses)), dict(color=c, ls=ls)
+        lines[e.label] = *values_by_seconds(r, smoothed(r.losses)), dict(color=c, ls=ls)
         lines[f'_{e.label}'] = *_per_validation(r, 'valid_loss'), dots
     ends = ((e.label, [h['valid_loss'] for h in e.result.history][-1:]) for e in entries)
     said = (f'{label} ends at {loss[0]:.2f} on validation' for label, loss in ends if loss)

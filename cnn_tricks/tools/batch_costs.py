@@ -47,6 +47,10 @@ class Throughput:
                      share=f'{self.rate(b)/best:.0%}') for b in self.sizes]
         return Table(rows, dict(b='batch size', ms='ms a step', rate='images/s', share='of the best'))
 
+# %% ../../nbs/10_batch_size.ipynb #at-batch-size
+def at_batch_size(recipe, n): # the recipe at batch size n, without a trick that would change it again
+    return recipe.replace(batch_size=n, tricks=[t for t in recipe.tricks if t.name != 'batch_size'])
+
 # %% ../../nbs/10_batch_size.ipynb #d866b4c5
 def throughput(
     recipe:Recipe, # what is trained
@@ -58,15 +62,12 @@ def throughput(
     device=None # torch device; None picks the fastest kind here
 )->Throughput: # seconds a step
     "Time training steps at several batch sizes, in turns"
-    steps = {b: recipe_step(_at(recipe, b), data, device) for b in sorted(set(sizes)) if b <= len(data.train)}
+    steps = {b: recipe_step(at_batch_size(recipe, b), data, device) for b in sorted(set(sizes)) if b <= len(data.train)}
     if not steps: raise ValueError(f'sizes={sizes}: none fits into {len(data.train):,} training images')
     repeats = {b: max(1, min(16, images // b)) for b in steps}
     def run(b):
         for _ in range(repeats[b]): steps[b].load(), steps[b]()
     return Throughput(time_in_turns({str(b): lambda b=b: run(b) for b in steps}, rounds), repeats)
-
-def _at(recipe, n): # the recipe at batch size n, without a trick that would change it again
-    return recipe.replace(batch_size=n, tricks=[t for t in recipe.tricks if t.name != 'batch_size'])
 
 # %% ../../nbs/10_batch_size.ipynb #4f1c0320
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def memory_needed(
 
     On the way back the gradients of one layer's output and input live beside what was kept: twice the largest block."""
     fixed = sum(v for k, v in training_costs(recipe, data).bytes.items() if k != 'one batch')
-    step = recipe_step(_at(recipe, 4), data, 'cpu')
+    step = recipe_step(at_batch_size(recipe, 4), data, 'cpu')
     (x, *_), (y, *_) = step.xb, step.yb
     with torch.random.fork_rng():
         two, four = (_saved(step.model, step.loss_func, x[:n], y[:n]) for n in (2, 4))

@@ -15,7 +15,7 @@ import psutil
 import torch
 from fastcore.basics import patch
 
-from .batch_costs import Memory, Throughput, _at, memory_needed, throughput
+from .batch_costs import Memory, Throughput, at_batch_size, memory_needed, throughput
 from ..tricks.batch_size import NoiseScale, noise_scale
 from ..data.images import ImageData
 from ..base.machine import default_device
@@ -134,7 +134,7 @@ def find_batch_size(
     if fits < 1: raise ValueError(f'memory={available}: one image needs about {need.bytes(1):,} bytes')
     if device.type == 'cuda': # a count is an estimate: try it
         most = min(fits, len(data.train))
-        tried = largest_batch(lambda n: recipe_step(_at(recipe, n), data, device)(), most)
+        tried = largest_batch(lambda n: recipe_step(at_batch_size(recipe, n), data, device)(), most)
         fits = tried if tried < most else fits
     speed = throughput(recipe, data, [b for b in sizes if b <= fits], rounds=rounds, device=device)
     return BatchSizes(need, available, fits, speed, _noise_in(recipe, data, steps, images, device), share)

@@ -16,10 +16,10 @@ import torch
 from torch import nn
 
 from ..core.fitting import FitCallback
-from ..nets.networks import _check_count, _image_size, networks
+from ..nets.networks import check_count, image_size, networks
 from ..core.recipe import Card, Trick, trick
 from ..base.fields import choice
-from ..nets.resizing import _modes_kept
+from ..nets.resizing import modes_kept
 from ..core.training_step import batch_inputs, first_batch
 from ..nets.module_surgery import replace_modules
 
@@ -33,8 +33,8 @@ def conv_stack(
     width:int=16 # channels of each
 )->nn.Sequential: # (N, in_channels, H, W) -> (N, n_classes) scores, before softmax
     "Convolutions and ReLUs, nothing that normalises, torch's own start: activations and weights must do it alone"
-    _image_size(size)
-    _check_count(in_channels=in_channels, n_classes=n_classes, depth=depth, width=width)
+    image_size(size)
+    check_count(in_channels=in_channels, n_classes=n_classes, depth=depth, width=width)
     if depth < 2: raise ValueError(f'depth={depth}: must be at least 2')
     convs = [nn.Conv2d(width if i else in_channels, width, 3, 2 if i in (0, depth//2) else 1, 1) for i in range(depth)]
     layers = [(f'{kind}{i}', m) for i, conv in enumerate(convs) for kind, m in (('conv', conv), ('act', nn.ReLU()))]
@@ -121,7 +121,7 @@ def lsuv_init(
         if m.bias is not None: m.bias.zero_()
     hooks = [m.register_forward_hook(rescale) for m in todo]
     try:
-        with _modes_kept(model): model(*inputs)
+        with modes_kept(model): model(*inputs)
     finally:
         for h in hooks: h.remove()
     return found

@@ -16,7 +16,7 @@ from torch import nn
 
 from ..nets.layer_costs import count_macs
 from ..data.images import ImageData
-from ..nets.networks import _article_out, _check_blocks, _check_count, _image_size, keras_init, networks
+from ..nets.networks import article_out, check_blocks, check_count, image_size, keras_init, networks
 from ..core.plan import plan
 from ..core.recipe import Card, Recipe, Trick, trick
 from ..base.fields import bounded
@@ -28,7 +28,7 @@ def round_channels(
     divisor:int=4, # the answer is a multiple of this, at least 1
 )->int: # at least `divisor`, and at least nine tenths of the wish
     "The nearest multiple of `divisor`; the next one where rounding would take more than a tenth away"
-    _check_count(divisor=divisor)
+    check_count(divisor=divisor)
     if not 0 < channels < math.inf: raise ValueError(f'channels={channels!r}: must be a number greater than 0')
     near = max(divisor, divisor*math.floor(channels/divisor + 0.5))
     return near if near >= 0.9*channels else near + divisor
@@ -45,9 +45,9 @@ def article_shaped(
     "Network 'article' with a width and a depth; as it stands, the same network from the same seed"
     if len(widths) != 3 or len(blocks) != 3 or 0 in blocks:
         raise ValueError(f'widths={widths!r}, blocks={blocks!r}: three numbers each, of at least 1')
-    _check_blocks(blocks)
-    _check_count(in_channels=in_channels, n_classes=n_classes, **{f'widths[{i}]': c for i, c in enumerate(widths)})
-    h, w = map(_article_out, _image_size(size))
+    check_blocks(blocks)
+    check_count(in_channels=in_channels, n_classes=n_classes, **{f'widths[{i}]': c for i, c in enumerate(widths)})
+    h, w = map(article_out, image_size(size))
     layers, c_in = {}, in_channels
     for i, (c, n) in enumerate(zip(widths, blocks), 1):
         for j in range(n):
@@ -127,7 +127,7 @@ def match_macs(
     divisor:int=1, # channels are rounded to multiples of this; 1 comes nearest
 )->Recipe: # the recipe with another width; ValueError if none comes within a quarter of `macs`
     "Scale the width until the network's multiply-adds come nearest to `macs`"
-    _check_count(macs=macs)
+    check_count(macs=macs)
     def scaled(factor):
         args = scaled_args(recipe.network, recipe.network_args, factor, divisor=divisor)
         return recipe.replace(network_args=args)

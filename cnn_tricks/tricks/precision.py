@@ -22,7 +22,7 @@ from ..core.fitting import FitCallback, Order
 from ..nets.networks import networks
 from ..measure.number_formats import Choice, fastest_precision, formats, kept_precision
 from ..measure.number_formats import lost_shares, rounding_error, seen_dtypes
-from ..measure.number_formats import _autocast, _known, _step
+from ..measure.number_formats import autocast_to, still_step
 from ..core.recipe import Card, Trick, trick
 from ..base.fields import bounded, check_value, choice
 from ..core.training_step import batch_inputs, first_batch
@@ -75,7 +75,7 @@ class Autocast(FitCallback):
 @patch
 def arm(self:Autocast):
     "The network's next forward pass is in the format; validation before the first fit is in float32 where it is 'auto'"
-    if self.dtype in ('bfloat16', 'float16'): self.undo = _once(self.model, _autocast(self._device, self.dtype))
+    if self.dtype in ('bfloat16', 'float16'): self.undo = _once(self.model, autocast_to(self._device, self.dtype))
 @patch
 def scaled(self:Autocast,
     loss:torch.Tensor # of a batch, or of a part of it
@@ -142,15 +142,17 @@ def load_state_dict(self:Autocast,
     self.scaler.load_state_dict(state['scaler'])
 
 # %% ../../nbs/11_precision.ipynb #e12f35de
+_slow = {} # (format, size, channels, device, threads) -> what `_slowness` found
+
 def _slowness(name, size, n_classes, channels, device): # -> how many times as long as float32, on 16 images
     key = name, size, channels, str(device), torch.get_num_threads()
-    if key not in _known:
+    if key not in _slow:
         with torch.random.fork_rng():
             net = networks['resnet'](channels, n_classes, size, blocks=(1,)).to(device)
             x, y = torch.rand(16, channels, *size, device=device), torch.zeros(16, dtype=torch.long, device=device)
-            steps = {n: _step(net, x, y, F.cross_entropy, n) for n in ('float32', name)}
-            _known[key] = 1 / time_in_turns(steps, rounds=3).ratio(name, 'float32')
-    return _known[key]
+            steps = {n: still_step(net, x, y, F.cross_entropy, n) for n in ('float32', name)}
+            _slow[key] = 1 / time_in_turns(steps, rounds=3).ratio(name, 'float32')
+    return _slow[key]
 
 # %% ../../nbs/11_precision.ipynb #ba3ebf01
 @trick('precision', Card(

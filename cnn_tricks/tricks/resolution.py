@@ -21,7 +21,7 @@ from ..data.loaders import ImageLoader
 from ..core.recipe import Card, Trick, trick
 from ..base.fields import bounded, check_value
 from ..nets.resizing import eased_strength, norm_layers, progressive_size, recalibrate_bn, resize_images
-from ..nets.resizing import _check_shares, _ease_augment, _ease_dropout, _modes_kept, _on, _pool_to
+from ..nets.resizing import check_shares, ease_augment, ease_dropout, modes_kept, on_forward, pool_to
 from ..core.training_step import batch_inputs, unmoved
 
 # %% ../../nbs/15_resolution.ipynb #df6cf1bb
@@ -85,9 +85,9 @@ def _network(self:ProgressiveResizing, shape): # (C, H, W) of full images -> wha
     sizes = sorted({self.size_at(i/256, full) for i in range(257)})
     if len(sizes) == 1: raise ValueError(f'size_increment={self.size_at.keywords["size_increment"]}: no step from '
                                          f'initial_scale={self.size_at.keywords["initial_scale"]} up to {full} pixels')
-    with _modes_kept(model):
-        _fits(model, shape, [h for m in flats for h in _on(m, lambda m, x: grids.update({m: x.shape[2:]}))])
-        pools = lambda: [h for m, g in grids.items() if len(g) == 2 for h in _on(m, _pool_to(g))]
+    with modes_kept(model):
+        _fits(model, shape, [h for m in flats for h in on_forward(m, lambda m, x: grids.update({m: x.shape[2:]}))])
+        pools = lambda: [h for m, g in grids.items() if len(g) == 2 for h in on_forward(m, pool_to(g))]
         smallest = next(s for s in sizes if s == full or _fits(model, (shape[0], *s), pools()))
     if smallest == full: raise ValueError(f'the network takes no images smaller than {full}: it needs a pooling to a '
                                           'fixed grid (AdaptiveAvgPool2d) before its linear layers')
@@ -101,11 +101,11 @@ def arm(self:ProgressiveResizing):
     if not self.training: return
     shape, size, strength = self.now
     drops = [m for m in self.model.modules() if isinstance(m, nn.modules.dropout._DropoutNd) and m.p]
-    handles = [h for m in drops if strength < 1 for h in _ease_dropout(m, strength)]
+    handles = [h for m in drops if strength < 1 for h in ease_dropout(m, strength)]
     if size != shape[1:]:
-        for m, g in self._network(shape)['grids'].items(): handles += _on(m, _pool_to(g))
+        for m, g in self._network(shape)['grids'].items(): handles += on_forward(m, pool_to(g))
     self.undo += [h.remove for h in handles]
-    if handles: self.undo += [h.remove for h in _on(self.model, lambda *_: None, lambda m: self._disarm())]
+    if handles: self.undo += [h.remove for h in on_forward(self.model, lambda *_: None, lambda m: self._disarm())]
 
 @patch
 def _arm_loader(self:ProgressiveResizing, ahead):
@@ -113,7 +113,7 @@ def _arm_loader(self:ProgressiveResizing, ahead):
     dl = self.dls.train
     if not isinstance(dl, ImageLoader) or not dl.augment: return
     strength = self._now(ahead, tuple(dl.dataset.x.shape[1:]))[1]
-    if strength < 1: self.undo.append(_ease_augment(dl, strength))
+    if strength < 1: self.undo.append(ease_augment(dl, strength))
 
 @patch
 def _disarm(self:ProgressiveResizing):
@@ -205,7 +205,7 @@ class SmallFirst(Trick):
 
     def __post_init__(self):
         super().__post_init__()
-        _check_shares(self.initial_scale, self.delay_fraction, self.finetune_fraction)
+        check_shares(self.initial_scale, self.delay_fraction, self.finetune_fraction)
     def callbacks(self): return [ProgressiveResizing(**self.params())]
     def applies(self, recipe, data, machine):
         cb = self.callbacks()[0]
