@@ -171,10 +171,10 @@ def test_a_trick_is_one_module(tmp_path):
         import json, sys, warnings
         warnings.simplefilter('ignore')
         import cnn_tricks
-        cnn_tricks.__path__.append({str(tmp_path)!r})
+        cnn_tricks.tricks.__path__.append({str(tmp_path)!r})
         from cnn_tricks.core.recipe import Recipe
         recipe = Recipe.from_json('{{"steps": 4, "batch_size": 16, "tricks": [{{"name": "toy_average", "decay": 0.5}}]}}')
-        assert 'cnn_tricks.toy' in sys.modules
+        assert 'cnn_tricks.tricks.toy' in sys.modules
         from cnn_tricks.data.datasets import embedded
         from cnn_tricks.measure.compare import compare
         from cnn_tricks.course.tables import tricks_table
