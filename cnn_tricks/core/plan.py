@@ -15,7 +15,7 @@ class RunPlan:
     asked:Recipe # as it was given: files and results hold this one
     recipe:Recipe # with what its tricks change of the core values; its budget is in steps where they are known
     data:ImageData = None # at the recipe's size; None: the images are not known
-    steps:int = None # optimiser steps; None: not known without images, or without timing a budget of seconds
+    steps:int|None = None # optimiser steps; None: not known without images, or without timing a budget of seconds
 
     def with_steps(self,
         steps:int # optimiser steps, at least 1
