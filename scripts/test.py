@@ -5,7 +5,7 @@
     python scripts/test.py --processor sse41          # the notebooks, as another processor would compute them
     python scripts/test.py --processor other          # the same, with the fastest setting that changes anything here
     python scripts/test.py --busy                     # everything, beside a process that spins on each core
-    python scripts/test.py tests/test_package.py -x   # what follows goes to pytest
+    python scripts/test.py tests/project/test_package.py -x   # what follows goes to pytest
 
 Two tests at a time, one thread each; a notebook's cells stay together. Exits with 0 only if something ran and all of
 it passed.

@@ -27,7 +27,7 @@ def started(monkeypatch):
 
 def test_everything_unless_told_otherwise(started):
     assert started() == dict(command='-m pytest -n 2 --dist loadfile'.split(), threads='1', isa=None)
-    assert started('tests/test_form.py', '-x')['command'][-2:] == ['tests/test_form.py', '-x']
+    assert started('tests/project/test_form.py', '-x')['command'][-2:] == ['tests/project/test_form.py', '-x']
 
 
 def test_another_processor_gets_the_notebooks(started, monkeypatch):
@@ -55,5 +55,5 @@ def test_other_is_the_first_that_has_an_effect(monkeypatch):
 def test_the_spinning_processes_end_with_the_tests(started, monkeypatch):
     made, plain = [], script['subprocess'].Popen
     monkeypatch.setattr(script['subprocess'], 'Popen', lambda *a, **kw: made.append(plain(*a, **kw)) or made[-1])
-    started('--busy', 'tests/test_form.py')
+    started('--busy', 'tests/project/test_form.py')
     assert len(made) == os.cpu_count() and all(p.wait(60) for p in made)
