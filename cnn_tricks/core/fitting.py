@@ -109,6 +109,7 @@ def stop_on_signal(
 class StepLimit(Callback):
     "In a `Learner` without a `RunControl`: a fit of so many optimiser steps, whose last epoch may be shorter"
     order = Order.RUN
+
     def __init__(self,
         steps:int # of the fit, at least 1, else `ValueError`
     ):

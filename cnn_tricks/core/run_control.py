@@ -64,6 +64,7 @@ class RunState:
 class RunControl(FitCallback):
     "First in line of a run's callbacks: seeds each step, ends on budget, checkpoints and resumes"
     order = Order.RUN
+
     def __init__(self,
         state:RunState, # where the run stands
         path:Path=None, # checkpoint file; None writes none

@@ -338,7 +338,7 @@ def test_ledger_shares_the_base_and_lists_refusals(data, toys, monkeypatch):
         runs.append(seed)
         return train(recipe, data, seed, **kw)
     monkeypatch.setattr('cnn_tricks.measure.repeated_runs.train', note)
-    refuses = toys('_refuses', applies=lambda self, data, machine: 'not on a Sunday')
+    refuses = toys('_refuses', applies=lambda self, recipe, data, machine: 'not on a Sunday')
     clashes = toys('_clashes', recipe=lambda self, r: r.replace(lr=1.))
     both = TINY + clashes() + toys('_clashes_too', recipe=lambda self, r: r.replace(lr=2.))()
     wide = TINY.replace(network_args={'width': 6})

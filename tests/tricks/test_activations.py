@@ -258,7 +258,7 @@ def test_tricks(trick, network):
     data = shapes(60, size=SIZE)
     base = Recipe(network=network, steps=3, batch_size=8, channels_last=True)
     assert Recipe.from_json((base + trick).to_json()).tricks == (trick,) and tricks[trick.name] is type(trick)
-    assert trick.applies(data, None) == ''
+    assert trick.applies(Recipe(), data, None) == ''
     a, b = (train(r, data, progress=False) for r in (base, base + trick))
     assert a.losses[0] != b.losses[0] and all(map(math.isfinite, b.losses))
     x = data.test.x[:4]

@@ -264,7 +264,7 @@ def test_trick():
     base, data = Recipe(steps=3, batch_size=8, network='resnet', network_args={'width': 4}), shapes(60, size=SIZE)
     trick = SmallFirst()
     assert Recipe.from_json((base + trick).to_json()).tricks == (trick,) and tricks['progressive_resizing'] is SmallFirst
-    assert trick.applies(data, None) == '' and '(8, 6)' in SmallFirst(initial_scale=.6).applies(shapes(60, size=(8, 8)).resize((8, 6)), None)
+    assert trick.applies(Recipe(), data, None) == '' and '(8, 6)' in SmallFirst(initial_scale=.6).applies(Recipe(), shapes(60, size=(8, 8)).resize((8, 6)), None)
     a, b = (train(r, data, progress=False).losses for r in (base, base + trick))
     assert a[0] != b[0] and all(map(math.isfinite, b))
 

@@ -152,7 +152,7 @@ def test_phases(data):
 
 def test_needs_validation(data):
     empty = ImageData(data.train, data.valid[torch.zeros(0, dtype=torch.long)], data.test, data.classes)
-    assert 'validation' in EarlyStopping().applies(empty, None) and EarlyStopping().applies(data, None) == ''
+    assert 'validation' in EarlyStopping().applies(Recipe(), empty, None) and EarlyStopping().applies(Recipe(), data, None) == ''
 
 
 def test_colour_not_square_and_seconds():
