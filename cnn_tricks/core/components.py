@@ -8,8 +8,8 @@ from fastai.losses import CrossEntropyLossFlat
 from ..base.fields import check_value
 from ..base.registry import Registry
 
-__all__ = ['optimizers', 'schedules', 'losses', 'in_range', 'sgd', 'adam', 'adamw', 'cross_entropy', 'fixed', 'one_cycle',
-           'plain_args']
+__all__ = ['optimizers', 'schedules', 'losses', 'in_range', 'sgd', 'adam', 'adamw', 'cross_entropy', 'fixed',
+           'one_cycle', 'plain_args']
 
 
 optimizers, schedules, losses = Registry('optimizer'), Registry('schedule'), Registry('loss')
@@ -96,7 +96,7 @@ def one_cycle(
     div_final:float=1e5, # so is the end
     moms:tuple=(0.95, 0.85, 0.95) # momentum at the start, at the peak, at the end, each in [0, 1)
 ): # -> {'lr': function, 'mom': function} of the fraction done
-    "fastai's one-cycle policy (Smith and Topin 2018): cosine up, then down to almost nothing, momentum the other way round"
+    "fastai's one-cycle policy (Smith and Topin 2018): cosine up, then down to almost 0, momentum the other way round"
     in_range('pct_start', pct_start, '(0, 1)')
     for name, v in (('div', div), ('div_final', div_final)): in_range(name, v, '[1, inf)')
     if not isinstance(moms, (tuple, list)) or len(moms) != 3: raise ValueError(f'moms={moms!r}: must be three numbers')
