@@ -39,8 +39,6 @@ class Card:
         return '| | |\n|---|---|\n' + '\n'.join(f'| **{k}** | {v} |' for k, v in self.rows())
 
 # %% ../../nbs/02_recipe.ipynb #f06322d7
-tricks = Registry('trick')
-
 class Trick(NamedValues):
     "A change of recipe: parameters, a `card`, and hooks that do nothing unless overridden"
     card, alone = None, '' # `alone`: what one trick of a recipe at most may do: 'average the weights'
@@ -61,16 +59,25 @@ class Trick(NamedValues):
     def callbacks(self): # -> list of fastai callbacks
         "Callbacks to train with; one with state has `state_dict` and `load_state_dict`"
         return []
-    def fit(self, learn, recipe): # fastai `Learner`, `Recipe` with its tricks' values and its `steps`
+    def fit(self,
+        learn, # fastai `Learner`
+        recipe): # `Recipe` with its tricks' values and its `steps`
         "Replace the plain fit; at most one trick of a recipe may"
         raise NotImplementedError
-    def applies(self, recipe, data, machine): # `Recipe` with its tricks' values, `ImageData`, `Machine` -> str
+    def applies(self,
+        recipe, # `Recipe` with its tricks' values
+        data, # `ImageData`
+        machine): # `Machine` -> str
         "Empty when the trick can be used here, else the reason in one line"
         return ''
 
 # %% ../../nbs/02_recipe.ipynb #8861c903
-def trick(name:str, # stable name: what recipes and JSON call it
-          card:Card): # what readers see of it
+tricks = Registry('trick')
+
+def trick(
+    name:str, # stable name: what recipes and JSON call it
+    card:Card # what readers see of it
+): # -> decorator
     "Class decorator: makes a `Trick` a frozen, validated dataclass and registers it under `name`"
     def _wrap(cls):
         cls = dataclass(frozen=True, eq=False)(cls)
