@@ -80,6 +80,7 @@ def trick(
 ): # -> decorator
     "Class decorator: makes a `Trick` a frozen, validated dataclass and registers it under `name`"
     def _wrap(cls):
+        if hasattr(cls, 'model'): raise TypeError(f'trick {name!r}: `model` is two hooks, `structure` and `initialise`')
         cls = dataclass(frozen=True, eq=False)(cls)
         cls.name, cls.card = name, card
         return tricks.register(name, cls)

@@ -148,3 +148,11 @@ def test_a_checkpoint_of_another_run_is_refused(data, tmp_path, other, match):
     images = embedded().subset(90) if other.get('data') else data
     with pytest.raises(ValueError, match=match):
         train(other.get('recipe', Recipe(steps=5)), images, other.get('seed', 42), resume=True, **kept)
+
+
+def test_a_hook_of_the_first_edition_is_refused():
+    "It would be passed over without a word."
+    class Old(Trick):
+        def model(self, m): return m
+    with pytest.raises(TypeError, match='`structure` and `initialise`'): trick('_old', CARD)(Old)
+    assert '_old' not in tricks
