@@ -54,7 +54,7 @@ class Registry(Mapping):
                    name: str,  # A registered name
                    args: dict,  # The keyword arguments meant for it
                    field: str):  # What to call them in an error: 'network_args'
-        "Raise `ValueError` for an argument that what is registered under `name` does not take"
+        "`ValueError` for an argument that what `name` stands for does not take; `TypeError` where `args` is no dict"
         thing = self[name]
         if not isinstance(args, Mapping): raise TypeError(f'{field}={args!r}: must be a dict of arguments for {name!r}')
         params = inspect.signature(thing).parameters.values()

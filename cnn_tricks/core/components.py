@@ -33,7 +33,11 @@ def sgd(
     nesterov:bool=True, # look ahead along the momentum (only where there is some)
     weight_decay:float=0. # L2 term in the gradient, at least 0
 ): # -> `torch.optim.SGD`
-    "`torch.optim.SGD`, with Nesterov momentum (Sutskever et al. 2013, section 2) unless told otherwise"
+    """`torch.optim.SGD`, with Nesterov momentum (Sutskever et al. 2013, section 2) unless told otherwise
+
+    `ValueError` for a `momentum` or `weight_decay` out of its range; `TypeError` where one of them is no number, or
+    `nesterov` not True or False.
+    """
     in_range('momentum', momentum, '[0, 1)')
     in_range('weight_decay', weight_decay, '[0, inf)')
     if not isinstance(nesterov, bool): raise TypeError(f'nesterov={nesterov!r}: must be True or False')
@@ -96,7 +100,11 @@ def one_cycle(
     div_final:float=1e5, # so is the end
     moms:tuple=(0.95, 0.85, 0.95) # momentum at the start, at the peak, at the end, each in [0, 1)
 ): # -> {'lr': function, 'mom': function} of the fraction done
-    "fastai's one-cycle policy (Smith and Topin 2018): cosine up, then down to almost 0, momentum the other way round"
+    """fastai's one-cycle policy (Smith and Topin 2018): cosine up, then down to almost 0, momentum the other way round
+
+    `ValueError` for a number out of its range, and where `moms` is not a tuple or list of three; `TypeError` for what
+    is no number.
+    """
     in_range('pct_start', pct_start, '(0, 1)')
     for name, v in (('div', div), ('div_final', div_final)): in_range(name, v, '[1, inf)')
     if not isinstance(moms, (tuple, list)) or len(moms) != 3: raise ValueError(f'moms={moms!r}: must be three numbers')

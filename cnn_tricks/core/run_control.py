@@ -62,7 +62,10 @@ class RunState:
 
 
 class RunControl(FitCallback):
-    "First in line of a run's callbacks: seeds each step, ends on budget, checkpoints and resumes"
+    """First in line of a run's callbacks: seeds each step, ends on budget, checkpoints and resumes
+
+    `TypeError` where `state` is no `RunState` or `every` no number, `ValueError` where `every` is below 0.
+    """
     order = Order.RUN
 
     def __init__(self,

@@ -78,7 +78,11 @@ def trick(
     name:str, # stable name: what recipes and JSON call it
     card:Card # what readers see of it
 ): # -> decorator
-    "Class decorator: makes a `Trick` a frozen, validated dataclass and registers it under `name`"
+    """Class decorator: makes a `Trick` a frozen, validated dataclass and registers it under `name`
+
+    `TypeError` for a class with a hook `model`, which is two: `structure` and `initialise`; `ValueError` for a name
+    that another module of the package has registered.
+    """
     def _wrap(cls):
         if hasattr(cls, 'model'): raise TypeError(f'trick {name!r}: `model` is two hooks, `structure` and `initialise`')
         cls = dataclass(frozen=True, eq=False)(cls)

@@ -40,7 +40,12 @@ def read_files(found: list,  # (part, class, path) of each file; part: 'train', 
                layout: tuple = ('',),  # The parts that are given
                lines: list = (),  # What to note besides: on files that are not read, say
                ) -> ImageData:
-    "Read image files whose parts and classes are known; raises as `read_folder` does"
+    """Read image files whose parts and classes are known
+
+    Raises as `read_folder` does: `FolderError` for one class, no image that can be read, a part with a class that train
+    lacks, or no room for the images; `ValueError` for a number out of its range, and where `valid` and `test` leave
+    nothing to train on; `TypeError` for an argument of a wrong type.
+    """
     size = None if size is None else as_size(size)
     valid, test = (check_value(name, v, float, interval='(0, 1)') for name, v in (('valid', valid), ('test', test)))
     if valid + test >= 1: raise ValueError(f'test={test}: with valid={valid} it must leave images to train on')

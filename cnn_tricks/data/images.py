@@ -85,7 +85,11 @@ def subset(self: ImageData,
            seed: int = 0,  # A larger subset of the same seed holds the smaller one
            parts: tuple = ('train',),  # The parts to make smaller
            ) -> ImageData:
-    "A stratified part of the data; validation and test images stay as they are unless named in `parts`"
+    """A stratified part of the data; validation and test images stay as they are unless named in `parts`
+
+    `ValueError` for an unknown name in `parts` and for an `n` that comes to no image or to more than a part has;
+    `TypeError` where `n` is no number.
+    """
     new = {}
     for name in parts:
         if name not in self.parts: raise ValueError(f'parts: unknown part {name!r}; one of: train, valid, test')
@@ -99,7 +103,10 @@ def split(self: ImageData,
           valid: int | float = 0.2,  # How many images to validate on: a number, or a fraction in (0, 1)
           seed: int = 0,  # Another seed, another split
           ) -> ImageData:
-    "Train and valid joined and split anew, stratified; the test part is left alone"
+    """Train and valid joined and split anew, stratified; the test part is left alone
+
+    `ValueError` where `valid` comes to no image, or leaves none to train on; `TypeError` where it is no number.
+    """
     pool = self.train.join(self.valid)
     k = amount_of('valid', valid, len(pool))
     if k == len(pool): raise ValueError(f'valid={valid}: leaves no image to train on')
@@ -112,7 +119,10 @@ def kfold(self: ImageData,
           k: int,  # How many folds, at least 2
           seed: int = 0,  # Another seed, other folds
           ) -> list:  # k data sets; each image of train and valid is validated on in exactly one
-    "Train and valid joined and cut into `k` stratified folds, each the valid part once; the test part is left alone"
+    """Train and valid joined and cut into `k` stratified folds, each the valid part once; the test part is left alone
+
+    `ValueError` where `k` is below 2 or above the number of images in train and valid.
+    """
     pool = self.train.join(self.valid)
     if not 2 <= k <= len(pool): raise ValueError(f'k={k}: must be between 2 and {len(pool)} images')
     perm, rank, count = _ranks(pool.y, seed)

@@ -138,7 +138,10 @@ def fastest_precision(
     margin:float=1.1, # a 16-bit format must be at least this many times as fast as float32
     seconds:float=1. # about how long to time the formats that are not ruled out before
 )->Choice: # prints and shows itself
-    "Measure, on this network and this device, which format trains fastest among those that are safe"
+    """Measure, on this network and this device, which format trains fastest among those that are safe
+
+    `ValueError` for fewer than 4 images or a `margin` below 1.
+    """
     if len(x) < 4: raise ValueError(f'x: {len(x)} images; must be at least 4')
     if not margin >= 1: raise ValueError(f'margin={margin}: must be at least 1')
     with torch.random.fork_rng():

@@ -34,7 +34,10 @@ def replace_modules(
     match, # a type, a tuple of types, or a function of a module that says yes or no
     make # function of the old module -> the new one
 )->int: # how many were replaced
-    "Put `make(old)` in the place of every submodule that matches; inside of what is replaced nothing is looked at"
+    """Put `make(old)` in the place of every submodule that matches; inside of what is replaced nothing is looked at
+
+    `ValueError` where `model` itself matches: only its parts can be replaced.
+    """
     wanted = match if callable(match) and not isinstance(match, type) else lambda m: isinstance(m, match)
     if wanted(model): raise ValueError(f'{type(model).__name__} matches itself: only its parts can be replaced')
     new, seen = {}, set()

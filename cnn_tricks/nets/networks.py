@@ -31,7 +31,7 @@ def keras_init(
 
 # %% ../../nbs/01_cnn.ipynb #network-checks
 def image_size(size):
-    "`size` as (height, width)."
+    "`size` as (height, width); `ValueError` unless it is a positive whole number or two of them."
     pair = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
     if len(pair) != 2 or not all(isinstance(s, int) and not isinstance(s, bool) and s > 0 for s in pair):
         raise ValueError(f'size={size!r}: must be a positive number of pixels, or (height, width)')
@@ -76,7 +76,10 @@ def article(
     n_classes:int, # number of classes, the length of the output
     size:int|tuple, # image size in pixels: one number, or (height, width); at least 18 each
 ) -> nn.Sequential: # (N, in_channels, H, W) -> (N, n_classes) scores, before softmax
-    "Three convolutions, two poolings, two dense layers: claim S3-7's network, with Keras's start."
+    """Three convolutions, two poolings, two dense layers: claim S3-7's network, with Keras's start
+
+    `ValueError` for images with a side below 18 pixels, and for a count that is no whole number of at least 1.
+    """
     check_count(in_channels=in_channels, n_classes=n_classes)
     least = _smallest(article_out)
     h, w = image_size(size)
@@ -136,7 +139,11 @@ def resnet(
     stem_stride:int=2, # 2: 5x5 convolution that halves the size (faster); 1: 3x3 that keeps it
     grid:int=1, # the last map is averaged to grid x grid fields; 1 is global average pooling
 ) -> nn.Sequential: # (N, in_channels, H, W) -> (N, n_classes) scores, before softmax
-    "A small residual network for images of about 28 to 64 pixels (He et al. 2015, 2018)."
+    """A small residual network for images of about 28 to 64 pixels (He et al. 2015, 2018)
+
+    `ValueError` for a `stem_stride` that is not 1 or 2, for `blocks` without a block or with a number below 0, and for
+    a size or count that is no whole number of at least 1.
+    """
     image_size(size)
     check_count(in_channels=in_channels, n_classes=n_classes, width=width, grid=grid)
     check_blocks(blocks)
@@ -161,7 +168,11 @@ def plain(
     size:int|tuple, # image size in pixels: one number, or (height, width)
     widths:tuple=(24, 48), # channels of each convolution; from the second on, a pooling halves the size after it
 ) -> nn.Sequential: # (N, in_channels, H, W) -> (N, n_classes) scores, before softmax
-    "Few, wide operations: a strided 5x5 convolution, 3x3 convolutions with poolings, one dense layer."
+    """Few, wide operations: a strided 5x5 convolution, 3x3 convolutions with poolings, one dense layer
+
+    `ValueError` for empty `widths`, for images with a side below `2**len(widths)` pixels, and for a count that is no
+    whole number of at least 1.
+    """
     h, w = image_size(size)
     check_count(in_channels=in_channels, n_classes=n_classes, **{f'widths[{i}]': n for i, n in enumerate(widths)})
     if not widths: raise ValueError('widths=(): must hold at least one number of channels')

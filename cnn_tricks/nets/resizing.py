@@ -17,7 +17,10 @@ def resize_images(
     x:torch.Tensor, # images, float (N, C, H, W); not changed
     size:tuple # (height, width) in pixels
 )->torch.Tensor: # float (N, C, height, width); `x` itself where it has that size
-    "Bilinear resizing that averages where it shrinks; keeps device, dtype and memory layout"
+    """Bilinear resizing that averages where it shrinks; keeps device, dtype and memory layout
+
+    `ValueError` where `x` is not floating point (N, C, H, W), or a side of `size` is below 1.
+    """
     if x.ndim != 4 or not x.is_floating_point():
         raise ValueError(f'x is {x.dtype} {tuple(x.shape)}: must be floating point (N, C, H, W)')
     if min(size) < 1: raise ValueError(f'size={size}: must be at least 1 pixel')
@@ -26,6 +29,11 @@ def resize_images(
 
 # %% ../../nbs/15_resolution.ipynb #check-shares
 def check_shares(initial_scale, delay_fraction, finetune_fraction):
+    """Check the shares that `progressive_size` takes
+
+    `ValueError` unless `initial_scale` and `finetune_fraction` lie in (0, 1), `delay_fraction` in [0, 1), and the two
+    fractions add up to at most 1.
+    """
     if not 0 < initial_scale < 1: raise ValueError(f'initial_scale={initial_scale}: must lie in (0, 1)')
     if not 0 <= delay_fraction < 1: raise ValueError(f'delay_fraction={delay_fraction}: must lie in [0, 1)')
     if not 0 < finetune_fraction < 1: raise ValueError(f'finetune_fraction={finetune_fraction}: must lie in (0, 1)')
@@ -42,7 +50,11 @@ def progressive_size(
     finetune_fraction:float=0.2, # share of the steps at the end with full images, in (0, 1)
     size_increment:int=4 # sides grow by multiples of this many pixels, at least 1
 )->tuple: # (height, width) of the images at this step
-    "Small at first, then growing evenly, then full; counted down from the full size, so that this is always reached"
+    """Small at first, then growing evenly, then full; counted down from the full size, so that this is always reached
+
+    `ValueError` for a share outside its interval, for fractions that add up to more than 1, and for a `size_increment`
+    below 1.
+    """
     grow = 1 - delay_fraction - finetune_fraction
     if not 0 <= frac <= 1: raise ValueError(f'frac={frac}: must lie in [0, 1]')
     check_shares(initial_scale, delay_fraction, finetune_fraction)
@@ -59,7 +71,10 @@ def eased_strength(
     full:tuple, # (height, width) at the end
     initial_strength:float=0.3 # share of the regularisation at the smallest size, in [0, 1]
 )->float: # share of the regularisation at `size`
-    "Regularisation that grows linearly with the side of the images (Tan and Le 2021, section 4.2)"
+    """Regularisation that grows linearly with the side of the images (Tan and Le 2021, section 4.2)
+
+    `ValueError` where `initial_strength` lies outside [0, 1], or `size` not between `smallest` and `full`.
+    """
     if not 0 <= initial_strength <= 1: raise ValueError(f'initial_strength={initial_strength}: must lie in [0, 1]')
     grown, room = sum(size) - sum(smallest), sum(full) - sum(smallest)
     if not 0 <= grown <= room: raise ValueError(f'size={size}: must lie between {smallest} and {full}')

@@ -204,7 +204,10 @@ def autotune(
     apply:bool=True, # set what was chosen; False: only measure
     margin:float=0.03 # a setting is chosen if it is faster by more than this share
 )->Tuned: # displays as a table
-    "Measure the few settings that matter for this learner on this machine, and apply the fastest"
+    """Measure the few settings that matter for this learner on this machine, and apply the fastest
+
+    `ValueError` for `seconds` that are not greater than 0, or a `margin` below 0.
+    """
     if not seconds > 0: raise ValueError(f'seconds={seconds}: must be greater than 0')
     if margin < 0: raise ValueError(f'margin={margin}: must be at least 0')
     start, base = time.perf_counter(), current_setting(learn)

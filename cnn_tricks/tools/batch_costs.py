@@ -36,7 +36,7 @@ class Throughput:
         "Images per second"
         return batch_size / self.seconds(batch_size)
     def knee(self, share:float=0.9): # of the best images per second, in (0, 1] -> batch size
-        "The smallest batch that reaches `share` of the best images per second"
+        "The smallest batch that reaches `share` of the best images per second; `ValueError` unless it lies in (0, 1]"
         if not 0 < share <= 1: raise ValueError(f'share={share}: must lie between 0 and 1')
         best = max(map(self.rate, self.sizes))
         return next(b for b in self.sizes if self.rate(b) >= share * best)
@@ -61,7 +61,7 @@ def throughput(
     images:int=256, # about as many images in a timed call, in at most 16 steps
     device=None # torch device; None picks the fastest kind here
 )->Throughput: # seconds a step
-    "Time training steps at several batch sizes, in turns"
+    "Time training steps at several batch sizes, in turns; `ValueError` where all are above the number of images"
     steps = {b: recipe_step(at_batch_size(recipe, b), data, device) for b in sorted(set(sizes)) if b <= len(data.train)}
     if not steps: raise ValueError(f'sizes={sizes}: none fits into {len(data.train):,} training images')
     repeats = {b: max(1, min(16, images // b)) for b in steps}

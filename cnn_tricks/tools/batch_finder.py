@@ -53,7 +53,7 @@ def largest_batch(
     most:int, # never try more than this, at least 1
     precision:float=0.1 # how far below the true limit the answer may lie, as a fraction of it
 )->int: # 0 where not even one image fits
-    "By trial: double until memory runs out, then halve the gap"
+    "By trial: double until memory runs out, then halve the gap; `ValueError` for `most` below 1"
     if most < 1: raise ValueError(f'most={most}: must be at least 1')
     good, n = 0, 1
     while n <= most and _runs(attempt, n): good, n = n, 2*n
@@ -125,7 +125,9 @@ def find_batch_size(
     rounds:int=5, # turns of timing
     device=None # torch device; None picks the fastest kind here
 )->BatchSizes: # what fits, what is fastest, what is useful, and what to start with
-    "Answer three different questions about the batch size by a count, a timing and a measurement of the gradient"
+    """Answer three different questions about the batch size by a count, a timing and a measurement of the gradient
+
+    `ValueError` where no image fits, `steps` or `rounds` is below 1, `images` below 20 or `share` not in (0, 1]."""
     for k, v, ge in (('steps', steps, 1), ('images', images, 20), ('rounds', rounds, 1)): check_value(k, v, int, ge=ge)
     check_value('share', share, float, gt=0, le=1)
     device = torch.device(device or default_device())

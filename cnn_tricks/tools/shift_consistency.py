@@ -27,7 +27,11 @@ def shift_test(
     part:Part, # images to move, and their labels
     pixels:int=3, # how far, at least 1
 )->list: # a dict for each distance 0, 1 ... pixels: `pixels`, `accuracy` and `consistency`, both in [0, 1]
-    "Move the images up, down, left and right: how often is the answer right, and how often the one before the move?"
+    """Move the images up, down, left and right: how often is the answer right, and how often the one before the move?
+
+    The second is shift consistency (Zhang 2019, arXiv 1904.11486). `TypeError` where `pixels` is no whole number;
+    `ValueError` where it is below 1 or not below the sides of the images, and where `part` has no images.
+    """
     if isinstance(pixels, bool) or not isinstance(pixels, int):
         raise TypeError(f'pixels={pixels!r}: must be a whole number')
     if not 1 <= pixels < min(part.x.shape[2:]):

@@ -47,7 +47,10 @@ def noise_scale(
     y:torch.Tensor, # (N,)
     part:int=10 # images in each small batch, at least 1; N must hold two of them
 )->NoiseScale: # estimated from the small batches' gradients and their mean
-    "The simple gradient noise scale at the model's present weights"
+    """The simple gradient noise scale at the model's present weights (McCandlish and others 2018, arXiv 1812.06162)
+
+    `ValueError` unless `part` is a whole number between 1 and half of the images.
+    """
     k = len(x) // part if isinstance(part, int) and part >= 1 else 0
     if k < 2: raise ValueError(f'part={part!r}: must be a whole number between 1 and {len(x)//2}, half of the images')
     model = copy.deepcopy(model).eval()
@@ -70,7 +73,11 @@ def scale_lr(
     factor:float, # new batch size divided by the old one, greater than 0
     rule:str='sqrt' # 'none', 'sqrt' or 'linear'
 )->float: # the learning rate that the rule proposes for the new batch size
-    "Scale a learning rate with the batch size: a hypothesis to test, not a law"
+    """Scale a learning rate with the batch size: a hypothesis to test, not a law
+
+    Linear: Goyal and others 2017, arXiv 1706.02677, for SGD; square root: Malladi and others 2022, arXiv 2205.10287,
+    for Adam. `ValueError` for another `rule`, and for a rate or factor that is not finite and greater than 0.
+    """
     for name, v in (('lr', lr), ('factor', factor)):
         if not 0 < v < math.inf: raise ValueError(f'{name}={v}: must be a number greater than 0')
     if rule not in _rules: raise ValueError(f'rule={rule!r}: must be one of {", ".join(map(repr, _rules))}')
@@ -135,6 +142,7 @@ class MicroBatches(FitCallback):
         self.parts = check_value('parts', parts, int, ge=1)
 
     def begin(self):
+        "Check that parts can be added up: `ValueError` for a loss that is no mean, or beside fastai's `MixedPrecision`"
         mixing = [cb.old_lf for cb in self.learn.cbs if isinstance(cb, MixHandler) and cb.stack_y]
         for f in mixing or [self.learn.loss_func]:
             if (r := _reduction(f)) == 'mean': continue

@@ -24,7 +24,10 @@ from ..nets.module_surgery import replace_modules
 def ungrouped(
     conv:nn.Conv2d, # with any number of groups
 )->nn.Conv2d: # with one group and `groups` times as many weights, most of them zero
-    "The dense convolution that computes what a grouped one does: its kernel is block-diagonal"
+    """The dense convolution that computes what a grouped one does: its kernel is block-diagonal
+
+    `TypeError` where `conv` is no `nn.Conv2d`.
+    """
     if not isinstance(conv, nn.Conv2d): raise TypeError(f'conv={conv!r}: must be an nn.Conv2d')
     new = _conv(conv, conv.in_channels, conv.out_channels, conv.kernel_size, stride=conv.stride, padding=conv.padding,
                 dilation=conv.dilation, bias=conv.bias is not None, padding_mode=conv.padding_mode)
@@ -42,7 +45,10 @@ def _conv(old, c_in, c_out, kernel_size=1, **kwargs): # a new convolution on the
 def nearest_separable(
     weight:torch.Tensor, # (N, M, kH, kW): a dense kernel
 )->tuple: # depthwise (M, 1, kH, kW) and pointwise weights (N, M, 1, 1), share of the squares that is kept, in [0, 1]
-    "The separable pair nearest to a dense kernel: a rank-one approximation for each input channel"
+    """The separable pair nearest to a dense kernel: a rank-one approximation for each input channel
+
+    Source: Eckart and Young 1936. `ValueError` where `weight` has not four dimensions.
+    """
     if weight.dim() != 4: raise ValueError(f'weight is {tuple(weight.shape)}: must be (N, M, kH, kW)')
     exact = weight.to(torch.promote_types(weight.dtype, torch.float32))
     u, s, v = torch.linalg.svd(exact.transpose(0, 1).flatten(2), full_matrices=False)  # a matrix for each channel
@@ -80,7 +86,10 @@ class LayerNorm2d(nn.LayerNorm):
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 class ConvNeXtConv(nn.Module):
-    "ConvNeXt's block in the place of a convolution; the input is added where the shapes allow it"
+    """ConvNeXt's block in the place of a convolution; the input is added where the shapes allow it
+
+    Source: Liu and others 2022, arXiv 2201.03545. `TypeError` where `conv` is no `nn.Conv2d`.
+    """
     def __init__(self,
         conv:nn.Conv2d, # dense; the block takes over its channels, stride, padding and dilation
     ):
@@ -129,7 +138,11 @@ def depthwise_form(
     form:str='separable', # 'separable', 'mobilenet' or 'convnext'
     start:str='scale', # 'scale': random, with the old output's scale; 'nearest': the pair nearest to the old weights
 )->nn.Module: # from (N, M, H, W) to what `conv` gives; on its device, of its dtype
-    "What takes the place of a dense convolution (Howard and others 2017; Liu and others 2022)"
+    """What takes the place of a dense convolution (Howard and others 2017; Liu and others 2022)
+
+    `ValueError` unless `conv` is a dense `nn.Conv2d` with a kernel larger than 1x1, for an unknown `form` or `start`,
+    and for the start 'nearest' with another form than 'separable'.
+    """
     _check_form(form, start)
     if not is_dense(conv): raise ValueError(f'conv={conv!r}: must be a dense nn.Conv2d with a kernel larger than 1x1')
     if form == 'convnext': new = ConvNeXtConv(conv)
@@ -149,7 +162,11 @@ def to_depthwise(
     min_channels:int=8, # leave convolutions with fewer input channels as they are; at least 1
     start:str='scale', # as for `depthwise_form`
 )->int: # how many convolutions were replaced
-    "Replace a network's dense convolutions (kernels larger than 1x1) by depthwise separable ones"
+    """Replace a network's dense convolutions (kernels larger than 1x1) by depthwise separable ones
+
+    `ValueError` for a `form` and `start` that `depthwise_form` does not take, for `min_channels` below 1, and where
+    `model` itself is such a convolution.
+    """
     _check_form(form, start)
     if min_channels < 1: raise ValueError(f'min_channels={min_channels}: must be at least 1')
     return replace_modules(model, lambda m: is_dense(m, min_channels), lambda m: depthwise_form(m, form, start))
@@ -178,6 +195,7 @@ class Depthwise(Trick):
     min_channels: int = bounded(8, ge=1) # convolutions with fewer input channels stay as they are
 
     def structure(self, m):
+        "Replace the dense convolutions; `ValueError` where the network has none with `min_channels` input channels"
         if to_depthwise(m, self.form, self.min_channels): return m
         raise ValueError(f'trick {self.name!r}: the network has no dense convolution with at least '
                          f'min_channels={self.min_channels} input channels')

@@ -26,7 +26,7 @@ def step_phases(
     learn, # fastai `Learner`
     steps:int=10 # to take the time of, at least 1
 )->dict: # seconds of one step's `batch`, `forward`, `backward`, `update`: medians
-    "What a training step is made of, by the clock"
+    "What a training step is made of, by the clock; `ValueError` for `steps` below 1"
     if steps < 1: raise ValueError(f'steps={steps}: must be at least 1')
     with torch.random.fork_rng():
         step, kept = TrainingStep(learn), []
@@ -79,7 +79,10 @@ def measured_peak(
     dtype:torch.dtype=torch.float32, # of their numbers
     device='cpu' # torch device
 )->float: # floating-point operations in a second; a multiply-add counts as two
-    "The best that this device showed while multiplying large matrices: what a step is held against"
+    """The best that this device showed while multiplying large matrices: what a step is held against
+
+    `ValueError` for `seconds` that are not greater than 0.
+    """
     if not seconds > 0: raise ValueError(f'seconds={seconds}: must be greater than 0')
     a, best, end = torch.ones(size, size, dtype=dtype, device=device), 0., time.perf_counter() + seconds
     while not best or time.perf_counter() < end:

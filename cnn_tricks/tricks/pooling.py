@@ -23,7 +23,10 @@ from ..nets.module_surgery import replace_modules
 def binomial(
     kernel_size:int, # taps of the filter, at least 1
 )->torch.Tensor: # float32 (kernel_size,); sums to 1
-    "A row of Pascal's triangle over its sum: 1 2 1 becomes 1/4 1/2 1/4"
+    """A row of Pascal's triangle over its sum: 1 2 1 becomes 1/4 1/2 1/4
+
+    `TypeError` where `kernel_size` is no whole number, `ValueError` where it is below 1.
+    """
     if isinstance(kernel_size, bool) or not isinstance(kernel_size, int):
         raise TypeError(f'kernel_size={kernel_size!r}: must be a whole number')
     if kernel_size < 1: raise ValueError(f'kernel_size={kernel_size}: must be at least 1')
@@ -31,7 +34,11 @@ def binomial(
 
 # %% ../../nbs/13_pooling.ipynb #77b4180d
 class BlurPool(nn.Module):
-    "Blur each channel with a binomial filter, then keep every `stride`-th pixel (Zhang 2019, section 3.2). No weights."
+    """Blur each channel with a binomial filter, then keep every `stride`-th pixel. No weights
+
+    Source: Zhang 2019, arXiv 1904.11486, section 3.2. `ValueError` for a `kernel_size` that is even or below 1, and for
+    another `padding_mode`; `TypeError` where `kernel_size` is no whole number.
+    """
     def __init__(self,
         kernel_size:int=3, # taps of the filter along each axis: odd
         stride:int|tuple=2, # step between the pixels that are kept; 1 only blurs
@@ -99,7 +106,12 @@ def exchange_pooling(
     kind:str='blur', # 'max', 'average', 'stride' (one pixel of each window) or 'blur' (the blurred maximum)
     kernel_size:int=None, # side of the window, None keeps the old one; for 'blur' taps of the filter, None for 3
 )->int: # how many layers were exchanged
-    "Exchange the pooling of a network; sizes and weights stay. A strided layer that reads images is left alone."
+    """Exchange the pooling of a network; sizes and weights stay. A strided layer that reads images is left alone
+
+    `ValueError` for an unknown `kind`, a `kernel_size` with 'stride', where `model` itself is such a layer, and for a
+    layer that cannot be exchanged: it returns indices, is dilated (but for 'blur'), its window is a pair of numbers and
+    is to get another side, or the maps would have another size.
+    """
     if kind not in _kinds: raise ValueError(f"kind={kind!r}: must be one of {', '.join(_kinds)}")
     if kind == 'stride' and kernel_size:
         raise ValueError(f"kernel_size={kernel_size}: 'stride' keeps one pixel of whatever window")
@@ -131,7 +143,11 @@ def _narrow(linear, channels): # a linear layer for the mean of each channel, wi
 def pool_globally(
     model:nn.Module, # changed in place; needs an `nn.Flatten` with an `nn.Linear` after it
 )->nn.Module: # the same model; it now takes images of any size that its convolutions accept
-    "Average each channel before the linear layer (Lin and others 2013, section 3.2); add up its weights over positions"
+    """Average each channel before the linear layer; add up its weights over positions
+
+    Source: Lin and others 2013, arXiv 1312.4400, section 3.2. `ValueError` where no `nn.Flatten` stands between a
+    convolution and a linear layer, and where the network pools to one number a channel already.
+    """
     flat, linear, channels = _head(model)
     if linear.in_features == channels: raise ValueError('the network pools to one number a channel already')
     replace_modules(model, lambda m: m is linear, lambda m: _narrow(m, channels))
@@ -168,6 +184,7 @@ class Pooling(Trick):
 
     def applies(self, recipe, data, machine): return _nothing(self, recipe, data)
     def structure(self, m):
+        "Exchange the poolings; `ValueError` where the network has none to exchange for `kind`"
         if not exchange_pooling(m, self.kind, self.kernel_size):
             raise ValueError(f"kind={self.kind!r}: the network has no pooling to exchange for it")
         return m

@@ -45,7 +45,12 @@ def _once(model, context): # -> function that takes it back
 
 # %% ../../nbs/11_precision.ipynb #a87f68fc
 class Autocast(FitCallback):
-    "Forward in a 16-bit format; weights, gradients, loss and step in float32; float16 with loss scaling"
+    """Forward in a 16-bit format; weights, gradients, loss and step in float32; float16 with loss scaling
+
+    Sources: Micikevicius et al. 2017, arXiv 1710.03740; Kalamkar et al. 2019, arXiv 1905.12322, for bfloat16.
+    `ValueError` for an unknown `dtype`, an `init_scale` that is not greater than 0 or a `growth_interval` below 1;
+    `TypeError` where one of the last two is not of its type.
+    """
     order = Order.PRECISION
     def __init__(self,
         dtype:str='auto', # 'bfloat16', 'float16', 'float32', or 'auto': the fastest safe one, measured

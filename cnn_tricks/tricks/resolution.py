@@ -135,7 +135,11 @@ def before_train(self:ProgressiveResizing):
 
 @patch
 def before_batch(self:ProgressiveResizing):
-    "Make the batch smaller; the loader's own tensors stay as they are"
+    """Make the batch smaller; the loader's own tensors stay as they are
+
+    `ValueError` for a batch that is no (N, C, H, W), for a network that takes no images below the full size, and where
+    `size_increment` leaves no size below it.
+    """
     if not self.training: return
     self._disarm()
     shape = tuple(self.xb[0].shape[1:])
