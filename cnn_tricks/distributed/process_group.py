@@ -172,7 +172,11 @@ def on_processes(
     n:int=2, # processes, at least 2, one thread each
     seconds:float=None # how long one waits for another; None: the variable CNN_TRICKS_TIMEOUT, or 300
 )->list: # what each process returned, by rank
-    "Run `fn` in `n` processes of this machine with accelerate's `notebook_launcher`, on the processor"
+    """Run `fn` in `n` processes of this machine with accelerate's `notebook_launcher`, on the processor
+
+    `ValueError` where `n` is below 2; `RuntimeError` where the system cannot fork, or a process fails: the message says
+    which one, and why.
+    """
     from accelerate import notebook_launcher
     from accelerate.utils import patch_environment
     if n < 2: raise ValueError(f'n={n}: must be at least 2')

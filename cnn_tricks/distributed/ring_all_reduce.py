@@ -55,7 +55,10 @@ def fit_link(
     seconds, # what each took: (n,)
     devices:int=2 # in the ring
 )->Link:
-    "The latency and bandwidth that explain measured all-reduces best, by least squares of the relative errors"
+    """The latency and bandwidth that explain measured all-reduces best, by least squares of the relative errors
+
+    `ValueError` for fewer than two sizes, or not a time for each.
+    """
     n, t = np.asarray(n_bytes, float), np.asarray(seconds, float)
     if len(n) < 2 or len(n) != len(t):
         raise ValueError(f'n_bytes has {len(n)} sizes, seconds {len(t)}: must be two or more of each')

@@ -46,7 +46,10 @@ class SharedMetric(Metric):
 
 # %% ../../nbs/40_distributed.ipynb #5317852c
 class AcrossProcesses(Callback):
-    "Trains one network on all processes of a group: each works on its share of every batch"
+    """Trains one network on all processes of a group: each works on its share of every batch
+
+    `ValueError`, before the first step, for a batch of fewer images than there are processes.
+    """
     order = Order.PROCESSES
     def __init__(self,
         recipe=None # `Recipe` to note in checkpoints in place of the run's own

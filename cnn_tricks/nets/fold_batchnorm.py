@@ -20,7 +20,10 @@ _norm_of = {nn.Conv1d: nn.BatchNorm1d, nn.Conv2d: nn.BatchNorm2d, nn.Conv3d: nn.
 def conv_norm_pairs(
     model:nn.Module # that `torch.fx` can trace: its way does not depend on the values of a tensor
 )->list: # (convolution, batch norm) modules
-    "Convolutions whose output goes into a batch norm with running statistics, and nowhere else; each used once"
+    """Convolutions whose output goes into a batch norm with running statistics, and nowhere else; each used once
+
+    `ValueError` for a model that `torch.fx` cannot trace.
+    """
     try: nodes = [n for n in fx.Tracer().trace(model).nodes if n.op == 'call_module']
     except Exception as e: raise ValueError(f'model: torch.fx cannot follow {type(model).__name__}: {e}') from None
     layer = {n: model.get_submodule(n.target) for n in nodes}

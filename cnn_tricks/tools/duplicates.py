@@ -38,7 +38,7 @@ class Duplicates:
 
     def __len__(self): return len(self.pairs)
     def indices(self, part): # 'train', 'valid' or 'test' -> sorted list of its images that have a twin elsewhere
-        "Which images of a part have a twin in another"
+        "Which images of a part have a twin in another; `ValueError` unless it is 'train', 'valid' or 'test'"
         if part not in self.data.parts: raise ValueError(f"part={part!r}: must be 'train', 'valid' or 'test'")
         return sorted({p.index for p in self.pairs if p.part == part} | {p.twin for p in self.pairs if p.other == part})
     def drop(self, part='train'): # the part that gives its images up -> `ImageData`

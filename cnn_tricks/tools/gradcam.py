@@ -104,7 +104,11 @@ def grad_cam(
     target=None, # class to explain: its number, or one for each image, int64 (N,); None: the one with the highest score
     layer=None # a module or its name, as in `map_layers`; None: the last that gives a map of more than 1x1
 )->torch.Tensor: # (N, H, W) in [0, 1], the hottest pixel 1; all 0 where nothing in the layer speaks for the class
-    "Where the evidence for a class lies: maps weighed by their mean gradients (Selvaraju et al. 2016, eq. 1 and 2)"
+    """Where the evidence for a class lies: maps weighed by their mean gradients (Selvaraju et al. 2016, eq. 1 and 2)
+
+    `ValueError` for images of another type or shape, a target out of range, or a layer that is not in the network,
+    gives no maps or has no part in the scores; `TypeError` where `x` is no tensor, or `target` is no number of a class.
+    """
     x = _images(x)
     name, part = _layer(model, layer, x)
     with _looked_at(model):
@@ -121,7 +125,10 @@ def network_input(
     trained, # a `Trained` network: it knows mean, spread, size and layout of its images
     x:torch.Tensor # pictures, uint8 (N, C, H, W), of the channels and size trained on
 )->torch.Tensor: # float32 (N, C, H, W), on the network's device
-    "Pictures as the network takes them: what `Trained.predict` does before it asks"
+    """Pictures as the network takes them: what `Trained.predict` does before it asks
+
+    `ValueError` for no pictures, or pictures of another type, size or number of channels.
+    """
     want = (trained.channels, *trained.size)
     if tuple(x.shape[1:]) != want or x.dtype != torch.uint8 or not len(x):
         raise ValueError(f'x is {x.dtype} {tuple(x.shape)}: must be uint8 (N, {", ".join(map(str, want))})')
@@ -134,7 +141,10 @@ def heat_share(
     heat:torch.Tensor, # maps of at least 0, (N, H, W)
     mask:torch.Tensor # where the object is, bool (N, H, W)
 )->torch.Tensor: # float32 (N,) in [0, 1]; nan for a map without heat
-    "Share of a map's heat that lies inside the object; even heat has the object's share of the area"
+    """Share of a map's heat that lies inside the object; even heat has the object's share of the area
+
+    `ValueError` for shapes that differ or are not (N, H, W), or heat below 0; `TypeError` for a mask that is not bool.
+    """
     if heat.shape != mask.shape or heat.ndim != 3:
         raise ValueError(f'heat is {tuple(heat.shape)}, mask {tuple(mask.shape)}: must both be (N, H, W)')
     if mask.dtype != torch.bool: raise TypeError(f'mask is {mask.dtype}: must be torch.bool')
@@ -144,7 +154,10 @@ def heat_share(
 
 # %% ../../nbs/52_gradcam.ipynb #ed496b73
 class WatchHeat(FitCallback):
-    "After each epoch, where the network looks on the first validation images: `shares`, and `heats` of a few"
+    """After each epoch, where the network looks on the first validation images: `shares`, and `heats` of a few
+
+    `ValueError` for `n` below 1, `keep` below 0, or masks that are not bool (n, H, W); `TypeError` for other types.
+    """
     order = Order.HEAT
     def __init__(self,
         n:int=32, # images to look at, of the first validation batch; at least 1
@@ -207,7 +220,10 @@ def deletion_curve(
     steps:int=16, # points of the curve after the first, at least 1
     fill:float=0. # what a deleted pixel becomes, in the network's units: 0 is the mean where images are normalised
 )->torch.Tensor: # float32 (N, steps + 1): probability of the class with 0 to all pixels deleted
-    "How fast a network loses its answer while the pixels that a map calls important are deleted (Petsiuk et al. 2018)"
+    """How fast a network loses its answer while the pixels that a map calls important are deleted (Petsiuk et al. 2018)
+
+    `ValueError` for heat of another shape than the images, fewer than 1 step, and images or targets as in `grad_cam`.
+    """
     x = _images(x)
     if heat.shape != x[:, 0].shape: raise ValueError(f'heat is {tuple(heat.shape)}: must be (N, H, W) as x has it')
     if steps < 1: raise ValueError(f'steps={steps}: must be at least 1')

@@ -22,7 +22,10 @@ def layer_signals(
     x:torch.Tensor, # a batch of at least two, as the model takes it
     y:torch.Tensor=None # labels, int64 (N,); None: no gradients
 )->list: # a dict for each layer, in the order of running: name, std, between, and with labels gradient
-    "What convolutions and linear layers give out (its spread, and the spread between pictures), and what comes back"
+    """What convolutions and linear layers give out (its spread, and the spread between pictures), and what comes back
+
+    `ValueError` for a batch of fewer than two images.
+    """
     if len(x) < 2: raise ValueError(f'x: a batch of {len(x)}; the spread between pictures needs at least two')
     model, outs = copy.deepcopy(model), {}
     def keep(name, out):
@@ -43,7 +46,7 @@ def dead_units(
     x:torch.Tensor, # images, as the model takes them: the more, the surer
     kinds:type|tuple=nn.ReLU # activation modules to look at: a type, or a tuple of types
 )->dict: # name of the activation -> share of its channels that are 0 for every image and at every place, in [0, 1]
-    "Units that learn no more: a ReLU that is always 0 has no gradient"
+    "Units that learn no more: a ReLU that is always 0 has no gradient; `ValueError` if no module of `kinds` runs"
     model, dead = copy.deepcopy(model).eval(), {}
     def keep(name, out): dead[name] = (out.transpose(0, 1).flatten(1) == 0).all(1).float().mean().item()
     _watch(model, kinds, keep)

@@ -53,7 +53,11 @@ def find_lr(
     steps:int=100, # optimiser steps from `start` to `end`, at least 30
     device=None # torch device; None picks the fastest kind here
 )->RangeTest: # losses and suggestions
-    "fastai's `lr_find` on a recipe's own network, optimiser and data, which are built anew and thrown away"
+    """fastai's `lr_find` on a recipe's own network, optimiser and data, which are built anew and thrown away
+
+    The range test is that of Smith (2015, arXiv 1506.01186, section 3.3). `ValueError` where the rates do not rise or
+    are not above 0, or `steps` is below 30; `TypeError` for what is no number.
+    """
     for name, v in (('start', start), ('end', end)): in_range(name, v, '(0, inf)')
     if start >= end: raise ValueError(f'start={start}, end={end}: must rise')
     in_range('steps', steps, '[30, inf)', whole=True)

@@ -24,7 +24,10 @@ def images_needed(
     power:float=0.8, # chance of seeing it, between 0 and 1
     alpha:float=0.05 # chance of a false alarm, between 0 and 1
 )->int: # validation images
-    "Images on which two trained networks must be compared (McNemar's test; Connor 1987, Biometrics 43, page 207)"
+    """Images on which two trained networks must be compared (McNemar's test; Connor 1987, Biometrics 43, page 207)
+
+    `ValueError` for a number that is not between 0 and 1, or a `disagree` that is less than `delta`.
+    """
     for name, v in (('delta', delta), ('power', power), ('alpha', alpha)):
         if not 0 < v < 1: raise ValueError(f'{name}={v}: must lie between 0 and 1')
     if not delta <= disagree <= 1: raise ValueError(f'disagree={disagree}: must lie between delta={delta} and 1')
@@ -43,7 +46,10 @@ def regret(
     truth, # accuracy of each candidate on the whole: (candidates,)
     scores # of each candidate on the proxy: (candidates,), higher is better
 )->float: # in the unit of `truth`, at least 0
-    "What the proxy's first choice is worse by than the best candidate; a shared first place counts as a draw by lot"
+    """What the proxy's first choice is worse by than the best candidate; a shared first place counts as a draw by lot
+
+    `ValueError` unless both hold one number for each candidate.
+    """
     truth, scores = (np.asarray(v, float) for v in (truth, scores))
     if truth.ndim != 1 or truth.shape != scores.shape or not len(truth):
         raise ValueError(f'truth {truth.shape}, scores {scores.shape}: must be one number for each candidate')
@@ -78,7 +84,11 @@ def rank_agreement(
     draws:int=400, # of the seeds, with replacement, for the intervals
     seed:int=0 # of the draws
 )->Agreement:
-    "Compare the order of candidates on a proxy with that on the whole; a proxy that scores all alike orders nothing: 0"
+    """Compare the candidates' order on a proxy with that on the whole; a proxy that scores all alike orders nothing: 0
+
+    `ValueError` for scores of another shape, of fewer than two candidates or not finite, for a proxy with more or fewer
+    candidates than the whole, for a `base` that is none of them, and for fewer than 1 draw.
+    """
     w, p = _scores('whole', whole), _scores('proxy', proxy)
     if len(w) != len(p): raise ValueError(f'whole has {len(w)} candidates, proxy {len(p)}: must be the same ones')
     if not 0 <= base < len(w): raise ValueError(f'base={base}: must lie between 0 and {len(w) - 1}')
@@ -96,7 +106,11 @@ def successive_halving(
     amount:int, # what those of the last rung get: steps, images, whatever `score` makes of it
     factor:int=3 # of so many, one goes on, with so many times the amount
 )->list: # for each rung: (amount, {candidate: score}), the best first
-    "Give all candidates a little, keep the best, give those more: with lesson 26's `rungs`, for any kind of amount"
+    """Give all candidates a little, keep the best, give those more: with lesson 26's `rungs`, for any kind of amount
+
+    After Jamieson and Talwalkar (2015, arXiv 1502.07943). `ValueError` for a candidate that is there twice, for none,
+    and for an `amount` or `factor` that is no whole number of at least 1.
+    """
     if len(set(candidates)) < len(candidates): raise ValueError('candidates: one is there twice')
     left, done = list(candidates), []
     for count, n in rungs(len(left), amount, factor):

@@ -23,7 +23,7 @@ def sample(
     n:int, # how many, at most as many as there are combinations
     seed:int=0, # the same seed gives the same ones
 )->list: # of dicts: name of a choice -> option
-    "Combinations drawn at random, all different"
+    "Combinations drawn at random, all different; `ValueError` for `n` below 1 or more than there are"
     sizes = [len(options) for options in space.values()]
     total = math.prod(sizes)
     if not 1 <= n <= total: raise ValueError(f'n={n}: must lie between 1 and the {total:,} combinations')
@@ -41,7 +41,10 @@ def rungs(
     steps:int, # steps of those that reach the last rung, at least 1
     factor:int=3, # of so many, one goes on, with so many times the steps; 1: one rung, plain random search
 )->list: # (candidates, steps) of each rung
-    "The plan of successive halving (Jamieson and Talwalkar 2015, arXiv 1502.07943, section 3)"
+    """The plan of successive halving (Jamieson and Talwalkar 2015, arXiv 1502.07943, section 3)
+
+    `ValueError` for what is no whole number of at least 1.
+    """
     for name, v in dict(n=n, steps=steps, factor=factor).items():
         if isinstance(v, bool) or not isinstance(v, int) or v < 1:
             raise ValueError(f'{name}={v!r}: must be a whole number of at least 1')
@@ -100,7 +103,10 @@ def search(
 def best_of(
     n:int, # how many candidates, at least 1
 )->float: # in units of the noise's standard deviation
-    "Mean of the largest of `n` standard normal numbers: what a search 'gains' among equals, by luck alone"
+    """Mean of the largest of `n` standard normal numbers: what a search 'gains' among equals, by luck alone
+
+    `ValueError` where `n` is no whole number of at least 1.
+    """
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
         raise ValueError(f'n={n!r}: must be a whole number of at least 1')
     largest = lambda x: x*n*stats.norm.pdf(x)*stats.norm.cdf(x)**(n - 1)

@@ -29,7 +29,10 @@ def predict_tta(
     views:list, # functions of `x`, as `one_view` makes them; name the image as it is, `one_view()`, if it counts
     weights:list=None # how much each view counts, at least 0; None: all the same
 )->torch.Tensor: # float32 (N, classes); each row sums to 1
-    "Class probabilities, averaged over several views of each image (test-time augmentation)"
+    """Class probabilities, averaged over several views of each image (test-time augmentation)
+
+    `ValueError` for no views, weights that are not one for each view, or weights that are below 0 or all 0.
+    """
     w = [1.]*len(views) if weights is None else list(weights)
     if not views or len(w) != len(views):
         raise ValueError(f'weights={weights}: must be one for each of {len(views)} views')

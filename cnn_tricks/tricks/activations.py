@@ -32,7 +32,10 @@ def conv_stack(
     depth:int=10, # 3x3 convolutions, at least 2; the first and the one in the middle halve the size
     width:int=16 # channels of each
 )->nn.Sequential: # (N, in_channels, H, W) -> (N, n_classes) scores, before softmax
-    "Convolutions and ReLUs, nothing that normalises, torch's own start: activations and weights must do it alone"
+    """Convolutions and ReLUs, nothing that normalises, torch's own start: activations and weights must do it alone
+
+    `ValueError` for a `depth` below 2, another count below 1, or a `size` that is not positive and whole.
+    """
     image_size(size)
     check_count(in_channels=in_channels, n_classes=n_classes, depth=depth, width=width)
     if depth < 2: raise ValueError(f'depth={depth}: must be at least 2')
@@ -62,7 +65,11 @@ def _activation(act): # a name or a function -> function of a tensor
 def init_gain(
     act # a name in `ACTIVATIONS`, or a function of a tensor
 )->float: # what `kaiming_init` multiplies 1/√fan_in with
-    "The gain that keeps the mean square of the signal through this activation: 1/√E[f(z)²]"
+    """The gain that keeps the mean square of the signal through this activation: 1/√E[f(z)²]
+
+    The method is that of He and others (2015, arXiv 1502.01852, section 2.2), who have it for ReLU and its leaky forms.
+    `ValueError` for an unknown name, or where E[f(z)²] is 0 or not finite.
+    """
     f = _activation(act)
     mean_square = gaussian_mean(lambda z: f(z)**2)
     if not 0 < mean_square < math.inf: raise ValueError(f'act={act!r}: has no gain, since E[f(z)²] is {mean_square}')
@@ -91,7 +98,10 @@ def kaiming_init(
 def orthonormal(
     w:torch.Tensor # weight (out, in, ...), random
 )->torch.Tensor: # the same shape; as a matrix (out, rest), its rows or its columns have length 1 and right angles
-    "The orthonormal matrix in the weights that were drawn (Saxe et al. 2013), as `nn.init.orthogonal_` makes it"
+    """The orthonormal matrix in the weights that were drawn (Saxe et al. 2013), as `nn.init.orthogonal_` makes it
+
+    `ValueError` for a weight with fewer than two dimensions.
+    """
     if w.ndim < 2: raise ValueError(f'w has the shape {tuple(w.shape)}: must have at least two dimensions')
     flat = w.detach().flatten(1).float()
     wide = flat.shape[0] < flat.shape[1]
@@ -150,7 +160,10 @@ def replace_activations(
     act, # a name in `ACTIVATIONS`, or a function without arguments that makes a module, as `nn.SiLU`
     old=_replaced # which modules to exchange: a type, or a tuple of types; all common ones but sigmoids
 )->int: # how many modules were exchanged
-    "Another activation in the place of every one that `old` names"
+    """Another activation in the place of every one that `old` names
+
+    `ValueError` for an unknown name, or a model that has no module of these types (or is one itself).
+    """
     if not callable(act): _activation(act) # refuses an unknown name
     make = act if callable(act) else ACTIVATIONS[act]
     if n := replace_modules(model, old, lambda m: make()): return n

@@ -27,7 +27,10 @@ def round_channels(
     channels:float, # the wish, greater than 0
     divisor:int=4, # the answer is a multiple of this, at least 1
 )->int: # at least `divisor`, and at least nine tenths of the wish
-    "The nearest multiple of `divisor`; the next one where rounding would take more than a tenth away"
+    """The nearest multiple of `divisor`; the next one where rounding would take more than a tenth away
+
+    `ValueError` where `channels` is not greater than 0 or not finite, or `divisor` is no whole number of at least 1.
+    """
     check_count(divisor=divisor)
     if not 0 < channels < math.inf: raise ValueError(f'channels={channels!r}: must be a number greater than 0')
     near = max(divisor, divisor*math.floor(channels/divisor + 0.5))
@@ -42,7 +45,10 @@ def article_shaped(
     widths:tuple=(32, 64, 64), # filters of each of the three stages
     blocks:tuple=(1, 1, 1), # 3x3 convolutions in each stage; those after the first keep the size
 ) -> nn.Sequential: # (N, in_channels, H, W) -> (N, n_classes) scores, before softmax
-    "Network 'article' with a width and a depth; as it stands, the same network from the same seed"
+    """Network 'article' with a width and a depth; as it stands, the same network from the same seed
+
+    `ValueError` unless `widths` and `blocks` are three whole numbers each, of at least 1, and for too small images.
+    """
     if len(widths) != 3 or len(blocks) != 3 or 0 in blocks:
         raise ValueError(f'widths={widths!r}, blocks={blocks!r}: three numbers each, of at least 1')
     check_blocks(blocks)

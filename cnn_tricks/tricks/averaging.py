@@ -73,7 +73,10 @@ def before_fit(self:AverageWeights):
     if not aside(self): FitCallback.before_fit(self)
 @patch
 def begin(self:AverageWeights):
-    "Each fit has its own average; the length of the fit decides the decay and the first step"
+    """Each fit has its own average; the length of the fit decides the decay and the first step
+
+    `ValueError` for a second `AverageWeights` in the same run.
+    """
     self.run = not hasattr(self, 'lr_finder')
     if not self.run: return
     if any(isinstance(cb, AverageWeights) and cb is not self for cb in self.learn.cbs):

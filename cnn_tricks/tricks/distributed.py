@@ -30,7 +30,7 @@ def per_device(
     model:nn.Module, # its `nn.BatchNorm2d` layers are changed in place
     devices:int # how many share a batch, at least 1
 )->nn.Module: # the same model
-    "Let batch norm see each device's share of a batch by itself, in one process"
+    "Let batch norm see each device's share of a batch by itself, in one process; `ValueError` for fewer than 1 device"
     if devices < 1: raise ValueError(f'devices={devices}: must be at least 1')
     for m in model.modules():
         if type(m) is nn.BatchNorm2d: m.__class__, m.devices = _PerDevice, devices

@@ -39,7 +39,10 @@ def set_dropout(
     p:float=0.2, # share of the values (or channels) that a training step leaves out, in [0, 1)
     place:str='head', # 'head': before the last linear layer; 'values', 'channels': before convolutions after the first
 )->int: # how many dropout layers have this rate now
-    "Give the head's dropout layers another rate, or put one where there is none; or put dropout among the convolutions"
+    """Give the head's dropout layers another rate, or put one where there is none; or put dropout among convolutions
+
+    `ValueError` for `p` outside [0, 1), an unknown `place`, or a network that has no layer there.
+    """
     _check_rate(p)
     if place not in _layers: raise ValueError(f"place={place!r}: must be one of {', '.join(_layers)}")
     drops, last = _head(model)
@@ -81,7 +84,7 @@ def drop_rates(
     n:int, # residual blocks, at least 1
     p:float=0.5, # rate of the last block, in [0, 1)
 )->list: # n floats
-    "The rate grows in even steps from p/n to p (Huang and others 2016, section 3)"
+    "The rate grows evenly from p/n to p (Huang and others 2016, section 3); `ValueError` for n < 1 or p outside [0, 1)"
     if n < 1: raise ValueError(f'n={n}: must be at least 1')
     _check_rate(p)
     return [p*l/n for l in range(1, n + 1)]
@@ -114,7 +117,11 @@ def set_stochastic_depth(
     p:float=0.5, # rate of the last block, in [0, 1); those before it have less
     mode:str='batch', # 'batch' or 'row', as for `StochasticBlock`
 )->int: # how many residual blocks it has
-    "Let the residual blocks (`ResBlock`) of a network be left out at random, the later the more often"
+    """Let the residual blocks (`ResBlock`) of a network be left out at random, the later the more often
+
+    After Huang and others (2016, arXiv 1603.09382). `ValueError` for `p` outside [0, 1), another `mode`, or a model
+    that is a residual block itself.
+    """
     _check_rate(p)
     if mode not in ('batch', 'row'): raise ValueError(f"mode={mode!r}: must be 'batch' or 'row'")
     n = len([m for m in model.modules() if isinstance(m, ResBlock)])

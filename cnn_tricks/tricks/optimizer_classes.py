@@ -101,7 +101,10 @@ def orthogonalize(
     steps:int=5, # Newton-Schulz steps, at least 1
     dtype:torch.dtype=None # to compute in; None: that of `g`
 )->torch.Tensor: # (rows, columns), in `g`'s dtype: about U Vᵀ, where g = U S Vᵀ
-    "All singular values brought near 1 by products of matrices alone (Jordan and others 2024)"
+    """All singular values brought near 1 by products of matrices alone (Jordan and others 2024)
+
+    `ValueError` where `g` is no matrix, or `steps` is below 1.
+    """
     if g.ndim != 2: raise ValueError(f'g: has shape {tuple(g.shape)}; must be a matrix')
     if steps < 1: raise ValueError(f'steps={steps}: must be at least 1')
     x, wide = g.to(dtype or g.dtype), g.shape[0] <= g.shape[1]
@@ -114,7 +117,7 @@ def orthogonalize(
 
 # %% ../../nbs/22_optimizers.ipynb #2d307a37
 class Muon(torch.optim.AdamW):
-    "AdamW whose hidden weight matrices take orthogonalised steps instead (Jordan and others 2024)"
+    "AdamW, but orthogonalised steps for hidden matrices (Jordan and others 2024); `ValueError` for values out of range"
     def __init__(self,
         params, # parameters, or groups of them, in the order of the network
         lr:float=1e-3, # learning rate, at least 0: one for AdamW will do

@@ -47,7 +47,11 @@ def contrast(
     name:str, # what it measures
     terms:list # pairs (weight, `Arm`), same seeds and images; weights that add up to 0 take what the arms share away
 )->Contrast: # the weighted sum for each seed
-    "Add arms up with weights, seed by seed: a difference is (+1, trick), (-1, base)"
+    """Add arms up with weights, seed by seed: a difference is (+1, trick), (-1, base)
+
+    `ValueError` for no terms, a weight that is not finite, or arms that differ in seeds, part or images; `TypeError`
+    for what is no `Arm`.
+    """
     if not terms: raise ValueError('terms=[]: must hold at least one (weight, Arm)')
     for w, arm in terms:
         if not isinstance(arm, Arm): raise TypeError(f'terms: {arm!r} must be an Arm')
@@ -62,7 +66,10 @@ def interaction(
     alone:list, # `Arm`s with one trick each, two or more
     together:Arm # with all of them
 )->Contrast: # below 0: less than the sum
-    "What all tricks gain together, minus the sum of what each gains alone on the base"
+    """What all tricks gain together, minus the sum of what each gains alone on the base
+
+    `ValueError` for fewer than two tricks, and as from `contrast`.
+    """
     if len(alone) < 2: raise ValueError(f'alone: {len(alone)} arms; must be at least 2')
     return contrast('together minus sum', [(1, together), (len(alone) - 1, base), *((-1, a) for a in alone)])
 
@@ -106,7 +113,10 @@ def leave_one_out(
     base:Recipe, # what to start from
     changes:dict # as for `stack`, at least two
 )->dict: # name of the change -> the stack without it
-    "The stack without each change in turn: what is missing then is what it is worth when it comes last"
+    """The stack without each change in turn: what is missing then is what it is worth when it comes last
+
+    `ValueError` for fewer than two changes, and as from `stack`.
+    """
     if len(changes) < 2: raise ValueError(f'changes: {len(changes)}; must be at least 2, or nothing is left')
     return {name: stack(base, {n: c for n, c in changes.items() if n != name}) for name in changes}
 
@@ -133,7 +143,10 @@ class Reached:
     def times_as_fast(self,
         base # `Reached` of another recipe, at the same target
     )->tuple: # (number, is it only a lower bound?)
-        "How many times sooner than the base, by medians; a base that never got there counts as if it had at its end"
+        """How many times sooner than the base, by medians; a base that never got there counts as if it had at its end
+
+        `ValueError` for a base with another target.
+        """
         if base.target != self.target: raise ValueError(f'target {base.target} of the base: must be {self.target}')
         slow = base.median if math.isfinite(base.median) else float(np.median(base.tried))
         return slow/self.median, math.isinf(base.median)
@@ -143,7 +156,10 @@ def time_to_target(
     runs:Arm|list, # one `Arm`, or several of one recipe at different lengths, over the same seeds
     target:float # accuracy on the validation part, in [0, 1]
 )->Reached: # for each seed the least that any length needed
-    "Seconds of training until a validation first reached the target; runs that end below it are kept, as `inf`"
+    """Seconds of training until a validation first reached the target; runs that end below it are kept, as `inf`
+
+    `ValueError` for a target outside [0, 1], for no arms, and for arms over other seeds.
+    """
     runs = [runs] if isinstance(runs, Arm) else list(runs)
     if not 0 <= target <= 1: raise ValueError(f'target={target}: must lie between 0 and 1 (0.8 is 80%)')
     if len({a.seeds for a in runs}) != 1: raise ValueError('runs: must be arms over the same seeds')

@@ -24,7 +24,10 @@ def step(
     at:tuple=(0.5, 0.75), # fractions of the run after which the rate drops, each in [0, 1]
     gamma:float=0.1 # what a drop multiplies the rate by, in (0, 1]
 ): # -> {'lr': function of the fraction done}
-    "Constant, with a drop by `gamma` at each fraction in `at`"
+    """Constant, with a drop by `gamma` at each fraction in `at`
+
+    `TypeError` where `at` is no list or tuple of numbers, or `gamma` no number; `ValueError` for one out of range.
+    """
     if not isinstance(at, (tuple, list)): raise TypeError(f'at={at!r}: must be a list of fractions')
     for a in at: in_range('at', a, '[0, 1]')
     in_range('gamma', gamma, '(0, 1]')
@@ -56,7 +59,11 @@ def wsd(
     final:float=0., # the multiplier at the end of the run, in [0, 1]
     sqrt:bool=False # cool down as 1 - sqrt(share done) in place of a straight line
 ): # -> {'lr': function of the fraction done}
-    "Warmup, stable, decay: a straight line up, a constant, a cooldown (Hägele and others 2024, section 3)"
+    """Warmup, stable, decay: a straight line up, a constant, a cooldown (Hägele and others 2024, section 3)
+
+    `ValueError` for a number out of range, or where `warmup` and `cooldown` are more than 1 together; `TypeError` for
+    what is no number, or a `sqrt` that is neither True nor False.
+    """
     for name, v in (('warmup', warmup), ('cooldown', cooldown), ('final', final)): in_range(name, v, '[0, 1]')
     in_range('start', start, '(0, 1]')
     if not isinstance(sqrt, bool): raise TypeError(f'sqrt={sqrt!r}: must be True or False')
@@ -72,7 +79,11 @@ def curve(
     recipe:Recipe, # its lr and schedule; its `steps`, unless they are given here
     steps:int=None # optimiser steps of the run, at least 1
 )->dict: # hyperparameter ('lr', and 'mom' where the schedule sets it) -> list with a value for each step
-    "What a recipe's schedule will ask for, step by step; asking changes nothing"
+    """What a recipe's schedule will ask for, step by step; asking changes nothing
+
+    `ValueError` where `steps` is below 1, or missing for a recipe that has another budget, and for a recipe that cannot
+    be planned; `TypeError` for `steps` that is no whole number.
+    """
     r = plan(recipe).recipe
     steps = r.steps if steps is None else steps
     if steps is None: raise ValueError('steps=None: say how many, since the recipe has another budget')

@@ -19,7 +19,10 @@ from ..base.fields import bounded, choice
 
 # %% ../../nbs/33_stopping.ipynb #5e5d71ef
 class KeepBest(FitCallback, TrackerCallback):
-    "fastai's `EarlyStoppingCallback`, with the best weights held in memory and put back after the fit"
+    """fastai's `EarlyStoppingCallback`, with the best weights held in memory and put back after the fit
+
+    `TypeError` for a `monitor` that is no string, or what is no number; `ValueError` for a number out of range.
+    """
     order = Order.STOP
     def __init__(self,
         monitor:str='valid_loss', # what to watch: 'valid_loss', or the name of a metric
@@ -35,7 +38,7 @@ class KeepBest(FitCallback, TrackerCallback):
     def before_fit(self):
         if not aside(self): FitCallback.before_fit(self)
     def begin(self):
-        "Each fit starts afresh"
+        "Each fit starts afresh; `ValueError` for a `monitor` that the fit does not record"
         if self.monitor not in self.recorder.metric_names[1:]: raise ValueError(
             f'monitor={self.monitor!r}: must be one of {", ".join(map(repr, self.recorder.metric_names[1:-1]))}')
         TrackerCallback.before_fit(self) # it stands aside for `lr_find`

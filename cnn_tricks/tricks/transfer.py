@@ -55,7 +55,10 @@ def linear_probe(
     decay:float=0.01, # L2 penalty on the weights of standardised features, at least 0
     steps:int=100 # iterations of L-BFGS at most
 )->nn.Linear: # (N, F) features -> (N, n_classes) scores
-    "Logistic regression on frozen features, solved to the end; the standardisation is folded into its weights"
+    """Logistic regression on frozen features, solved to the end; the standardisation is folded into its weights
+
+    `ValueError` for a `decay` below 0, or labels that do not hold each class from 0 to `n_classes` - 1.
+    """
     if not decay >= 0: raise ValueError(f'decay={decay}: must be at least 0')
     count = torch.bincount(y, minlength=n_classes)
     if len(count) > n_classes or not count.all(): raise ValueError(f'y: must hold each label from 0 to {n_classes - 1}')
@@ -92,7 +95,11 @@ def fine_tune(
     lr_mult:float=30., # the head's learning rate over that of the first group, at least 1
     train_bn:bool=True # train batch norm in the frozen body, as fastai does
 ):
-    "`Learner.fine_tune` in a number of steps: head alone, then everything at learning rates that differ"
+    """`Learner.fine_tune` in a number of steps: head alone, then everything at learning rates that differ
+
+    After Howard and Ruder (2018, arXiv 1801.06146, section 3). `ValueError` for a number out of range, a network that
+    does not end in a linear layer, or fewer training images than one batch; `TypeError` for what is no number.
+    """
     steps, lr = check_value('steps', steps, int, ge=1), check_value('lr', lr, float, gt=0)
     check_value('freeze_epochs', freeze_epochs, float, ge=0), check_value('lr_mult', lr_mult, float, ge=1)
     parameter_groups(learn.model) # a network without a head is refused before anything changes
@@ -149,7 +156,10 @@ class FineTune(Trick):
 def rotation_task(
     data:ImageData # square images; their labels are not read
 )->ImageData: # four times as many; the label is the number of quarter turns
-    "The pretext task of Gidaris et al. (2018): by how many quarter turns was the image turned?"
+    """The pretext task of Gidaris et al. (2018): by how many quarter turns was the image turned?
+
+    `ValueError` for images that are not square.
+    """
     h, w = data.size
     if h != w: raise ValueError(f'size={data.size}: a quarter turn needs square images')
     def turned(p):
