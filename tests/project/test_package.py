@@ -153,6 +153,27 @@ def test_imports_follow_the_lessons():
     assert len(number) > 30 and not ahead, '\n'.join(ahead)
 
 
+def silent_errors(text):
+    "Public functions, classes and methods of a module that raise what neither their docstring nor a comment of theirs names."
+    for scope in ast.parse(text).body:
+        public = not getattr(scope, 'name', '_').startswith('_')
+        said = ast.get_docstring(scope) or '' if isinstance(scope, ast.ClassDef) else ''
+        inside = scope.body if isinstance(scope, ast.ClassDef) else [scope]
+        for f in inside:
+            if not public or not isinstance(f, ast.FunctionDef) or f.name.startswith('_') and f.name != '__init__': continue
+            words = said + (ast.get_docstring(f) or '') + ' '.join(re.findall('#.*', ast.get_source_segment(text, f)))
+            raised = {getattr(r.exc.func, 'id', '') for r in ast.walk(f) if isinstance(r, ast.Raise) and isinstance(r.exc, ast.Call)}
+            for e in raised - {'', 'NotImplementedError', 'SystemExit', 'kind'}:
+                if e not in words: yield f'{f.name}: {e}'
+
+
+def test_docstrings_name_their_errors():
+    found = {name: said for name, text in SOURCES.items() if (said := list(silent_errors(text)))}
+    assert not found, '\n'.join(f'{k}: {", ".join(v)}' for k, v in found.items())
+    assert list(silent_errors('def f(x):\n    "Does it"\n    raise ValueError(x)')) == ['f: ValueError']
+    assert not list(silent_errors('def f(x): # a number; `ValueError` for another\n    raise ValueError(x)'))
+
+
 def test_a_name_means_one_thing():
     "A module may hand on another's name; two things may not have the same one."
     owners = {}
