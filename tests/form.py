@@ -169,14 +169,14 @@ def default_exp(nb):
 @rule(LESSON)
 def exports_named(nb):
     "What a lesson exports is what it teaches: its prose names each public thing."
-    exported, prose = {}, '\n'.join(c.source for c in nb.prose)
+    exported, spans = {}, ' '.join(s for c in nb.prose for s in re.findall(r'`([^`\n]+)`', c.source))
     for c in nb.code:
         if not {'export', 'exports'} & c.directives.keys(): continue
         for n in c.body:
             if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and not n.name.startswith('_') \
                 and not any('patch' in ast.unparse(d) for d in n.decorator_list): exported[n.name] = c
     for name, c in exported.items():
-        if not re.search(rf'`[^`]*\b{name}\b[^`]*`', prose): yield f'{c}: exports {name}, which the prose does not name'
+        if not re.search(rf'\b{name}\b', spans): yield f'{c}: exports {name}, which the prose does not name'
 
 
 @rule(('trick',))

@@ -12,7 +12,7 @@ from ..report.audit import write_audit_report
 from ..studies.audit import Audit, TooShort, audit
 from .console import console
 from .errors import UsageError
-from .preflight import read_images, tell_images, try_recipes
+from .preflight import images_for_run, tell_images, try_recipes
 from .run_claim import claim_for, how_to_resume, place_of_run, writing_to
 from .run_options import given_options, options_of, read_recipe, tried_device, use_threads, with_budget
 
@@ -171,7 +171,7 @@ def audit_command(
     o = options_of(out, given_options(a, _asked), there, fresh, 'audit')
     _known(o['tricks'])
     use_threads(a.threads, out, there, 'audit')
-    device, data = tried_device(a.device), read_images(o, a.folder)
+    device, data = tried_device(a.device), images_for_run(o, a.folder)
     tell_images(data, said)
     if o['folder'] is None: said.print('no FOLDER was named: these are the clothes that come with cnn_tricks')
     base = _base(o, data)

@@ -11,10 +11,10 @@ from ..data.image_folder import read_folder
 from ..data.images import ImageData
 from .errors import one_line
 
-__all__ = ['read_images', 'tell_images', 'try_recipes']
+__all__ = ['images_for_run', 'tell_images', 'try_recipes']
 
 
-def read_images(
+def images_for_run(
     o:dict, # options: `folder` and `size`, either may be None
     folder:str=None # the same folder in the user's words, for complaints; None: as in the options
 )->ImageData:

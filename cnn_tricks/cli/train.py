@@ -15,7 +15,7 @@ from ..core.train import train, writable_folder
 from ..report.training import Entry, side_by_side, write_report
 from .console import console
 from .errors import UsageError
-from .preflight import read_images, tell_images, try_recipes
+from .preflight import images_for_run, tell_images, try_recipes
 from .progress import RunBar
 from .run_claim import claim_for, how_to_resume, place_of_run, writing_to
 from .run_options import TRAIN_FOLDER, given_options, options_of, planned, run_folder, same_seconds, tried_device
@@ -160,7 +160,7 @@ def train_command(
     if there is None: return 0
     o = options_of(out, given_options(a), there)
     use_threads(a.threads, out, there)
-    device, data = tried_device(a.device), read_images(o, a.folder)
+    device, data = tried_device(a.device), images_for_run(o, a.folder)
     tell_images(data, said)
     arms = planned(o, data)
     try_recipes(arms, data, o['seed'], device)

@@ -7,10 +7,10 @@ import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
-__all__ = ['percent', 'seconds_text', 'png_uri', 'render']
+__all__ = ['percent_text', 'seconds_text', 'png_uri', 'render']
 
 
-def percent(
+def percent_text(
     x:float # a fraction in [0, 1], or None
 )->str: # `90.5 %`, or a dash where there is none
     "A fraction as text"
@@ -38,7 +38,7 @@ def _environment():
     "Templates that escape what they are given, and refuse a name that they are not given"
     e = Environment(loader=PackageLoader('cnn_tricks.report'), autoescape=True, trim_blocks=True, lstrip_blocks=True,
                     undefined=StrictUndefined)
-    e.filters |= dict(percent=percent, seconds=seconds_text, png=png_uri, thousands='{:,}'.format)
+    e.filters |= dict(percent=percent_text, seconds=seconds_text, png=png_uri, thousands='{:,}'.format)
     return e
 
 

@@ -15,7 +15,7 @@ from ..core.result import Result, smoothed
 from ..measure.statistics import accuracy_interval
 from ..nets.layer_costs import count_params
 from .charts import COLOURS, line_chart
-from .pages import percent, render, seconds_text
+from .pages import percent_text, render, seconds_text
 
 __all__ = ['Entry', 'interval', 'side_by_side', 'values_by_seconds', 'curves', 'mistakes', 'confused', 'recipe_rows',
            'report_html', 'write_report']
@@ -48,14 +48,14 @@ def side_by_side(
 )->list: # (label, a text for each entry)
     "What a reader wants to compare, a row each"
     first, results = entries[0].result, [e.result for e in entries]
-    rows = [('validation accuracy', *(percent(r.accuracy) for r in results))]
+    rows = [('validation accuracy', *(percent_text(r.accuracy) for r in results))]
     if any(e.test is not None for e in entries):
         spans = ('–' if e.test is None else interval(e.test, len(e.result.data.test)) for e in entries)
-        rows += [('test accuracy', *(percent(e.test) for e in entries)), ('  its 95% interval', *spans)]
+        rows += [('test accuracy', *(percent_text(e.test) for e in entries)), ('  its 95% interval', *spans)]
     rows += [('seconds of training', *(seconds_text(r.seconds) for r in results))]
     if len(entries) > 1:
         reached = (r.time_to(first.accuracy) for r in results)
-        rows += [(f'seconds until {percent(first.accuracy)} (validation)',
+        rows += [(f'seconds until {percent_text(first.accuracy)} (validation)',
                   *('not reached' if s is None else seconds_text(s) for s in reached))]
     rows += [('steps', *(f'{r.steps:,}' for r in results))]
     return rows + [('parameters', *(f'{e.parameters:,}' for e in entries))]
@@ -86,7 +86,7 @@ def _accuracy_chart(entries):
     lines = {e.label: (*_per_validation(e.result, 'accuracy', 100), dict(color=c, ls=ls, marker='o', ms=4))
              for e, c, ls in _looks(entries)}
     ends = ((e.label, e.result) for e in entries)
-    said = (f'{label} ends at {percent(r.accuracy)} after {seconds_text(r.seconds)} seconds' for label, r in ends)
+    said = (f'{label} ends at {percent_text(r.accuracy)} after {seconds_text(r.seconds)} seconds' for label, r in ends)
     return lines, 'accuracy (%)', f'Validation accuracy against seconds of training: {"; ".join(said)}.'
 
 
@@ -189,7 +189,7 @@ def report_html(
     """The report of a run. Mixed-up classes and mistakes are looked up among the validation images: to study the
     mistakes on the test images, and then to change something, would use the test to choose."""
     last, r, kind = entries[-1], entries[-1].result, 'validation' if entries[-1].test is None else 'test'
-    def score(e): return percent(e.result.accuracy if kind == 'validation' else e.test)
+    def score(e): return percent_text(e.result.accuracy if kind == 'validation' else e.test)
     headline = f'{score(last)} of the {kind} images right'
     if score(last) == '–': headline = 'Stopped before an accuracy was measured'
     confusion, classes = r.confusion(), r.trained.classes

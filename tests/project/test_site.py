@@ -38,7 +38,9 @@ def test_new_lesson_appears_by_itself(tmp_path):
 
 def test_stale_pages_are_found(tmp_path):
     copy_notebooks(tmp_path)
-    for p, text in make_site['wanted'](tmp_path).items(): p.write_text(text, encoding='utf-8')
+    for p, text in make_site['wanted'](tmp_path).items():
+        p.parent.mkdir(exist_ok=True)
+        p.write_text(text, encoding='utf-8')
     assert not make_site['stale'](tmp_path)
     (tmp_path/'part_2.ipynb').unlink()
     page = tmp_path/'claims.ipynb'

@@ -14,7 +14,7 @@ from cnn_tricks.data.drawn_shapes import shapes
 from cnn_tricks.nets.layer_costs import count_params
 from cnn_tricks.report.audit import audit_html, write_audit_report
 from cnn_tricks.report.charts import forest_chart, line_chart
-from cnn_tricks.report.pages import percent, png_uri, render, seconds_text
+from cnn_tricks.report.pages import percent_text, png_uri, render, seconds_text
 from cnn_tricks.report.training import (Entry, confused, curves, interval, mistakes, recipe_rows, report_html, side_by_side,
                                         write_report)
 from cnn_tricks.studies.audit_result import Audit
@@ -57,7 +57,7 @@ def audit(): return Audit.load(records_path()/'audit.json')
 # parts
 
 def test_numbers_as_text():
-    assert [percent(x) for x in (0.905, 0., None, float('nan'))] == ['90.5 %', '0.0 %', '–', '–']
+    assert [percent_text(x) for x in (0.905, 0., None, float('nan'))] == ['90.5 %', '0.0 %', '–', '–']
     assert [seconds_text(s) for s in (None, 1.84, 99.9, 1234.5)] == ['–', '1.8', '99.9', '1,234']
 
 
