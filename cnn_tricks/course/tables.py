@@ -3,7 +3,7 @@ import ast
 import re
 from pathlib import Path
 from ..base.display import Table
-from ..base.paths import lessons_path
+from ..base.paths import lesson_of_module, lessons_path
 from .lesson import lesson_link, lessons, notebook_cells, outline
 
 __all__ = ['collect_answers', 'claims_table', 'lessons_table', 'tricks_table']
@@ -86,6 +86,11 @@ def lessons_table(
     return Table(rows, dict(lesson='lesson', about='in one line', status=''))
 
 
+def _taught(trick, stem): # does the lesson export the trick, or, where nothing exports it, bear its module's name?
+    home = trick.__module__
+    return (lesson_of_module(home) or stem[:3] + home.rpartition('.')[2]) == stem
+
+
 def tricks_table(
     tricks, # the registry of tricks: name -> class with a `card`
     part:int=None, # number of a part of the course; default: all
@@ -96,7 +101,7 @@ def tricks_table(
     rows = []
     for l in lessons(folder):
         if part not in (None, l['part']): continue
-        cards = {n: tricks[n].card for n in tricks if tricks[n].__module__.rpartition('.')[2] == l['stem'][3:]}
+        cards = {n: tricks[n].card for n in tricks if _taught(tricks[n], l['stem'])}
         for name, c in cards.items():
             rows.append(dict(trick=f'`{name}` in lesson {lesson_link(l)}', stem=l['stem'], name=name, tldr=text(c.tldr),
                              when=f'{text(c.when)} **Not when:** {text(c.when_not)}', cost=text(c.cost),

@@ -1,9 +1,6 @@
 """The result of an audit: verdicts, effects with intervals, the recipe that it recommends"""
 import math
-import re
-import sys
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,7 +9,7 @@ from ..measure.arms import Arm, Plain, of_kind
 from ..measure.comparison import Comparison
 from ..measure.comparison_display import TextAndPlot, forest, from_to, percent, points
 from ..measure.statistics import p_of_interval
-from ..base.paths import lessons_path
+from ..base.paths import lesson_of_module, lessons_path
 from .audit_boundary import FIRST, boundary, shared_spread
 from ..base.display import Table
 from ..core.recipe import Recipe, tricks
@@ -51,11 +48,7 @@ class Audited(Comparison):
 
 def lesson_of(name:str)->str: # of a registered trick -> '23_schedule', or '' where it comes from no lesson
     "The lesson that defines a trick, from the header of its module"
-    if name not in tricks: return ''
-    source = Path(sys.modules[tricks[name].__module__].__file__ or '')
-    header = source.read_text(encoding='utf-8')[:1000] if source.is_file() else ''
-    found = re.search(r'nbs/(\d\d_\w+)\.ipynb', header)
-    return found[1] if found else ''
+    return lesson_of_module(tricks[name].__module__) if name in tricks else ''
 
 
 def _named(names, how='**{}**'): return ', '.join(how.format(n) for n in names)

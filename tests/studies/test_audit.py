@@ -115,7 +115,7 @@ def test_usable(data):
     with pytest.raises(TypeError, match='neither'): usable(TINY, data, [3])
 
 
-def test_lesson_of(): assert lesson_of('one_cycle') == '23_schedule' and lesson_of('no such') == ''
+def test_lesson_of(): assert lesson_of('flip_shift') == '02_recipe' and lesson_of('one_cycle') == '23_schedule' and lesson_of('no such') == ''
 
 
 # an audit
