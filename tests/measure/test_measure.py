@@ -473,7 +473,7 @@ def test_documentation_does_not_make_a_record_stale(package):
     for path in package.rglob('*.py'):
         text = path.read_text(encoding='utf-8').replace('"""', "'''", 2)
         path.write_text(f'"""Another docstring"""\n# a comment\n\n{text}\n\n# the end\n', encoding='utf-8')
-    edit(package, sgd, '"`torch.optim.SGD`, with Nesterov momentum (Sutskever et al. 2013, section 2) unless told otherwise"', '"Steps downhill"')
+    edit(package, sgd, '`torch.optim.SGD`, with Nesterov momentum (Sutskever et al. 2013, section 2) unless told otherwise', 'Steps downhill')
     edit(package, sgd, 'lr:float, # learning rate', 'lr, # how far')
     edit(package, train, '__all__ = [', "__all__ = ['more', ")
     edit(package, step, "tldr='", "tldr='In short: ")
