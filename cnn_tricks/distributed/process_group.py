@@ -138,7 +138,7 @@ def _in_group(fn, args, folder, seconds): # what each forked process runs: its r
     with open(Path(folder)/rank, 'wb') as f: pickle.dump(result, f)
     if rank.endswith('error'): os._exit(1)
 
-def _first_cause(folder, n, seen): # of a failure: what no other process has caused; among equals, what was `seen` first
+def _causes(folder, n, seen): # of a failure: the first, which no other process has caused; and all that is known
     def said(r):
         p = folder/f'{r}.error'
         if p.exists(): return f'process {r}: {pickle.loads(p.read_bytes())}'
@@ -146,7 +146,9 @@ def _first_cause(folder, n, seen): # of a failure: what no other process has cau
     later = {'without a word': 1, 'ProcessLost': 2, 'SignalException': 3}
     failed = {r: said(r) for r in range(n) if not (folder/f'{r}').exists()}
     rank = {r: max((k for word, k in later.items() if word in s), default=0) for r, s in failed.items()}
-    return failed[min(failed, key=lambda r: (rank[r], r not in seen))]
+    codes = ', '.join(f'{r} with exit code {f.exitcode}' for r, f in seen.items())
+    first = min(failed, key=lambda r: (rank[r], r not in seen))
+    return failed[first], f'{"; ".join(failed.values())}; ended first: {codes}'
 
 # %% ../../nbs/40_distributed.ipynb #b8f2a91c
 def _free_port():
@@ -186,5 +188,7 @@ def on_processes(
         try:
             with redirect_stdout(io.StringIO()):
                 notebook_launcher(_in_group, (fn, args, d, seconds), num_processes=n, use_port=_free_port())
-        except ChildFailedError as e: raise RuntimeError(_first_cause(Path(d), n, e.failures)) from None
+        except ChildFailedError as e:
+            first, known = _causes(Path(d), n, e.failures)
+            raise RuntimeError(first) from RuntimeError(known)
         return [pickle.loads((Path(d)/str(r)).read_bytes()) for r in range(n)]

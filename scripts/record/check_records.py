@@ -66,13 +66,13 @@ def candidates(source, counts):
 _known = {}  # fingerprint -> data
 
 
-def data_of(arm, made_by, known=_known):
+def data_of(arm, made_by):
     "The data with the arm's fingerprint, or None."
     wanted, counts = arm.data['fingerprint'], {p: arm.data[p] for p in PARTS}
-    if wanted not in known:
+    if wanted not in _known:
         each = (d for s in sources(made_by) for d in candidates(s, counts))
-        known[wanted] = next((d for d in each if d.fingerprint == wanted), None)
-    return known[wanted]
+        _known[wanted] = next((d for d in each if d.fingerprint == wanted), None)
+    return _known[wanted]
 
 
 def choose(kept):

@@ -1,5 +1,5 @@
 "Several processes train as one would, on one machine and on two hosts; whatever dies, an error says so and a run can go on."
-import gc, math, os, signal, socket, subprocess, sys, time
+import gc, math, os, re, signal, socket, subprocess, sys, time
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -100,6 +100,8 @@ def end(how, rank):
 def test_whatever_happens_one_error_says_so(how, rank, said):
     started = time.monotonic()
     with pytest.raises(RuntimeError) as e: on_processes(end, how, rank, seconds=LONG)
+    known = str(e.value.__cause__)
+    assert said in known and re.search(r'ended first: \d with exit code -?\d+', known)
     assert str(e.value).startswith(said) and time.monotonic() - started < LONG/2  # nobody waited for the time-out
 
 
