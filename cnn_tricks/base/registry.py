@@ -10,17 +10,30 @@ class Registry(Mapping):
     "Named things of one kind, filled by the modules that define them; a missing name imports every module first"
     def __init__(self,
                  kind: str):  # What the names stand for, used in messages: 'network', 'optimizer'
-        self.kind, self._items, self._homes = kind, {}, {}
+        self.kind, self._items, self._homes, self._families = kind, {}, {}, {}
 
     def __getitem__(self, name):
+        if name in self._items: return self._items[name]
+        if make := self._family(name): return make(name.split('/', 1)[1])
         if name in self: return self._items[name]
         near = difflib.get_close_matches(str(name), self._items, 1)
         hint = f'did you mean {near[0]!r}? ' if near else ''
-        raise ValueError(f'unknown {self.kind} {name!r}; {hint}one of: {", ".join(self.names()) or "none"}')
+        known = [*self.names(), *(f'{family}/NAME' for family in sorted(self._families))]
+        raise ValueError(f'unknown {self.kind} {name!r}; {hint}one of: {", ".join(known) or "none"}')
 
     def __contains__(self, name):
-        if name not in self._items: import_modules()
+        if name in self._items: return True
+        if make := self._family(name):
+            try: return bool(make(name.split('/', 1)[1]))
+            except ValueError: return False
+        import_modules()
         return name in self._items
+
+    def _family(self, name):
+        "What makes the things of the family that `name` begins with; None where it begins with none"
+        family, slash, _ = name.partition('/') if isinstance(name, str) else ('', '', '')
+        if slash and family not in self._families: import_modules()
+        return self._families.get(family) if slash else None
 
     def __iter__(self): return iter(self.names())
     def __len__(self): return len(self.names())
@@ -44,6 +57,12 @@ class Registry(Mapping):
             self._items[name], self._homes[name] = o, module
             return o
         return add if thing is None else add(thing)
+
+    def family(self,
+               name: str,  # What the names of the family begin with, before a slash: 'timm'
+               make):  # A function of the rest of the name -> the thing; `ValueError` for an unknown name
+        "Things that another library lists: each `NAME/...` is made when it is asked for"
+        self._families[name] = make
 
     def remove(self, name: str):
         "Take `name` out again"

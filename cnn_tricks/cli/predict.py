@@ -27,7 +27,7 @@ def read_picture(
     from ..data.decode import decode_or_reason
     if not Path(path).exists(): return 'no such file'
     if Path(path).is_dir(): return 'a folder; give its pictures'
-    return decode_or_reason(path, trained.size, trained.channels, trained.ranges)
+    return decode_or_reason(path, trained.size, trained.channels, trained.ranges, trained.framing)
 
 
 def probabilities(

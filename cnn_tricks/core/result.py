@@ -11,6 +11,7 @@ from safetensors.torch import save as safetensors_save
 from .. import __version__
 from ..base.files import atomic_write
 from ..base.machine import Machine
+from ..data.framing import as_framing
 from ..data.images import ImageData, Part
 from ..data.loaders import ImageLoader
 from ..nets.networks import networks
@@ -50,6 +51,9 @@ class Trained:
     mean:list # per channel, in [0, 1] units
     std:list # per channel, in [0, 1] units
     ranges:dict = field(default_factory=lambda: {'16': 65535, '32': 65535}) # see `ImageData`
+    framing:tuple|None = None # how files come to their size: see `ImageData`
+
+    def __post_init__(self): self.framing = as_framing(self.framing)
 
     @torch.no_grad()
     @random_kept()
@@ -77,7 +81,7 @@ class Trained:
         folder.mkdir(parents=True, exist_ok=True)
         weights = {k: v.detach().cpu().contiguous() for k, v in self.model.state_dict().items()}
         with atomic_write(folder/'model.safetensors') as f: f.write(safetensors_save(weights))
-        about = {k: getattr(self, k) for k in ('classes', 'channels', 'size', 'mean', 'std', 'ranges')}
+        about = {k: getattr(self, k) for k in ('classes', 'channels', 'size', 'mean', 'std', 'ranges', 'framing')}
         about = {'recipe': self.recipe.to_dict(), 'data': about, 'cnn_tricks': __version__}
         with atomic_write(folder/'recipe.json') as f: f.write(json.dumps(about, indent=2).encode())
 

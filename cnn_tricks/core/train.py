@@ -172,10 +172,16 @@ def train(
     return _result(p, learn, seed, state, device, path)
 
 
+def _normalisation(learn, data): # -> mean and std per channel, as the loaders use them
+    used = getattr(learn.dls.train, 'mean', None)
+    if used is None or used is data.mean: return data.mean.tolist(), data.std.tolist()
+    return torch.as_tensor(used).tolist(), torch.as_tensor(learn.dls.train.std).tolist()
+
+
 def _result(p, learn, seed, state, device, path): # -> `Result`; `Interrupted` with it, where it was stopped
     data = p.data
     trained = Trained(learn.model.eval(), p.asked, list(data.classes), data.channels, data.size,
-                      data.mean.tolist(), data.std.tolist(), data.ranges)
+                      *_normalisation(learn, data), data.ranges, data.framing)
     res = Result(p.asked, trained, data, seed, state.step, state.seconds, state.history, state.lrs,
                  list(map(float, state.losses)), machine(device), finished=not state.stop,
                  chosen=chosen_by(learn))

@@ -10,6 +10,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from ..base.display import SlowBar
 from .bit_depth import SEE_THROUGH, Unusable, bit_depth, colour_layout, highest_value, to_bytes, white_of
 from .cache import room
+from .framing import Framing, frame
 
 __all__ = ['SUFFIXES', 'printable', 'is_image', 'as_size', 'decoders', 'read_images', 'decode_picture',
            'decode_or_reason', 'still_bad']
@@ -48,6 +49,7 @@ def read_images(paths: list,  # Image files
                 size: tuple | None,  # (height, width); None: the median of the smaller sides, at most 64
                 max_memory: int,  # Bytes; see `room`
                 progress: bool,  # Show a bar where it takes long?
+                framing: Framing | None = None,  # How they are resized and cropped; None: the middle, bilinear
                 ) -> tuple:  # The images, the indices of the paths that they come from, what was noticed
     "Decode image files to one size; grey where all are grey, else RGB"
     probes = list(_map(_probe, paths, 'looking at the images', progress))
@@ -57,7 +59,7 @@ def read_images(paths: list,  # Image files
     size, channels = size or (min(side, 64),)*2, 1 if all(probes[i][1] for i in good) else 3
     ranges, seen = _ranges([probes[i][3] for i in good]), Counter()
     x = room(len(good), (channels, *size), max_memory)
-    decode = partial(decode_or_reason, size=size, channels=channels, ranges=ranges)
+    decode = partial(decode_or_reason, size=size, channels=channels, ranges=ranges, framing=framing)
     for i, image in zip(good, _map(decode, [paths[i] for i in good], 'reading the images', progress)):
         if isinstance(image, str): bad[i] = image
         else:
@@ -72,10 +74,13 @@ def read_images(paths: list,  # Image files
 def decode_picture(source: str | os.PathLike | Image.Image,  # A file, or a picture that is open
                    size: tuple, channels: int,  # (height, width); 1 or 3
                    ranges: dict | None = None,  # What is white where values are no bytes: see `ImageData`
+                   framing: Framing | None = None,  # How it is resized and cropped; None: the middle, bilinear
                    ) -> np.ndarray:  # uint8 (C, H, W)
     "A picture as training sees its own; `ValueError` says why it cannot be used"
-    if not isinstance(source, Image.Image): out = decode_or_reason(source, size, channels, ranges)
-    else: out = _fit(to_bytes(source.filename, source, ranges or {}) if bit_depth(source) else source, size, channels)
+    if not isinstance(source, Image.Image): out = decode_or_reason(source, size, channels, ranges, framing)
+    else:
+        im = to_bytes(source.filename, source, ranges or {}) if bit_depth(source) else source
+        out = _fit(im, size, channels, framing)
     if isinstance(out, str): raise ValueError(f'{printable(str(source))}: {out}')
     return out
 
@@ -83,13 +88,17 @@ def decode_picture(source: str | os.PathLike | Image.Image,  # A file, or a pict
 def decode_or_reason(path: str | os.PathLike,  # A file
                      size: tuple, channels: int,  # (height, width); 1 or 3
                      ranges: dict | None = None,  # What is white where values are no bytes: see `ImageData`
+                     framing: Framing | None = None,  # How it is resized and cropped; None: the middle, bilinear
                      ) -> np.ndarray | str:  # uint8 (C, H, W); or why the file cannot be used
     "Decode a file, for callers that go on after one that fails: raises nothing"
     try:
         with _open(path) as im:
+            full = im.size
             if bit_depth(im): im = to_bytes(path, im, ranges or {})
-            else: im.draft(None, (4*size[1], 4*size[0]))  # a JPEG is decoded near the size that is needed
-            return _fit(im, size, channels)
+            else:  # a JPEG is decoded near the size that is needed
+                times = 4/framing.crop_pct if framing else 4
+                im.draft(None, (int(times*size[1]), int(times*size[0])))
+            return _fit(im, size, channels, framing, full)
     except Exception as e: return _reason(path, e)
 
 
@@ -151,9 +160,13 @@ def _one_mode(im, channels):
     return Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im).convert(mode)
 
 
-def _fit(im, size, channels):
-    "A picture's middle at the wanted shape, scaled to `size`: uint8 (C, H, W)"
+def _fit(im, size, channels, framing=None, full=None):
+    "A picture at `size` by a rule, or its middle at the wanted shape, scaled: uint8 (C, H, W); `full`: see `frame`"
+    lying = im.getexif().get(0x0112, 1) >= 5 if framing else False  # a quarter turn exchanges the sides
     im, (h, w) = _one_mode(ImageOps.exif_transpose(im), channels), size
+    if framing:
+        a = np.asarray(frame(im, size, framing, full[::-1] if full and lying else full))
+        return a[None] if channels == 1 else a.transpose(2, 0, 1)
     scale = min(im.width/w, im.height/h)
     left, top = (im.width - scale*w)/2, (im.height - scale*h)/2
     box = left, top, im.width - left, im.height - top

@@ -40,8 +40,8 @@ class FastaiLoader(DataLoader):
         self.augment, self.rank, self.world_size, self.vocab = list(augment), rank, world_size, vocab
         # the next iteration's epoch; how many batches it leaves out at its start, and after how many it ends
         self.epoch, self.skip, self.limit, self.n_inp = 0, 0, None, 1
-        # for fastai: the batch size asked for; does it give labels; `augment` for its `tta`; what was white in files
-        self.asked, self.labelled, self.spare, self.ranges = batch_size, True, (), {}
+        # for fastai: the batch size asked for; does it give labels; `augment` for its `tta`; how files are read
+        self.asked, self.labelled, self.spare, self.ranges, self.framing = batch_size, True, (), {}, None
 
     def new(self,
             dataset=None,  # A `Part`, or items as for `as_part`; None: the same images
@@ -51,12 +51,13 @@ class FastaiLoader(DataLoader):
         names = 'shuffle drop_last seed mean std channels_last device augment rank world_size vocab'.split()
         old = dict({n: getattr(self, n) for n in names}, batch_size=kwargs.pop('bs', self.asked))
         if dataset is None: part, labelled = self.dataset, self.labelled
-        else: part, labelled = as_part(dataset, self.dataset, self.ranges)
+        else: part, labelled = as_part(dataset, self.dataset, self.ranges, self.framing)
         # methods that were replaced, as fastai's `get_preds` replaces the order, stay replaced
         given = {n: o for n in self._methods if not isinstance(o := getattr(self, n), MethodType)}
         if dataset is not None: given.pop('get_idxs', None)
         res = (cls or type(self))(part, **{**old, **given, **kwargs})
-        res.epoch, res.labelled, res.spare, res.ranges = self.epoch, labelled, self.spare, self.ranges
+        res.epoch, res.labelled, res.spare = self.epoch, labelled, self.spare
+        res.ranges, res.framing = self.ranges, self.framing
         return res
 
     def one_batch(self):

@@ -2,12 +2,14 @@
 import hashlib, os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import torch
 
 from ..base.fields import check_value
 from .cache import load_array, room, save_array
 from .decode import SUFFIXES, as_size, decoders, printable, read_images, still_bad
+from .framing import Framing, as_framing
 from .folder_layout import FolderError, examples, find_images, some
 from .images import ImageData, Part, stratified_order
 from .loaders import image_loaders  # noqa: F401 what is read has its method `loaders`
@@ -22,6 +24,7 @@ def read_folder(path: str | os.PathLike,  # Class folders, at the top or inside 
                 seed: int = 0,  # Of that split
                 max_memory: int = 1 << 30,  # Bytes of images to hold in memory; beyond, they are mapped from a file
                 progress: bool = True,  # Show a bar where it takes over 2 seconds?
+                framing: Framing | tuple | None = None,  # How files are resized and cropped; None: the middle, bilinear
                 ) -> ImageData:
     """Read a folder of labelled images; `notes` of the data say what was handled, and how
 
@@ -30,7 +33,7 @@ def read_folder(path: str | os.PathLike,  # Class folders, at the top or inside 
     image that can be read, parts without a class that others have; `TypeError` or `ValueError` for a wrong argument.
     """
     root, found, layout, lines = find_images(path)
-    return read_files(found, root, size, valid, test, seed, max_memory, progress, layout, lines)
+    return read_files(found, root, size, valid, test, seed, max_memory, progress, layout, lines, framing)
 
 
 def read_files(found: list,  # (part, class, path) of each file; part: 'train', 'valid', 'test' or ''
@@ -39,6 +42,7 @@ def read_files(found: list,  # (part, class, path) of each file; part: 'train', 
                seed: int = 0, max_memory: int = 1 << 30, progress: bool = True,  # as in `read_folder`
                layout: tuple = ('',),  # The parts that are given
                lines: list = (),  # What to note besides: on files that are not read, say
+               framing: Framing | tuple | None = None,  # As in `read_folder`
                ) -> ImageData:
     """Read image files whose parts and classes are known
 
@@ -51,10 +55,11 @@ def read_files(found: list,  # (part, class, path) of each file; part: 'train', 
     if valid + test >= 1: raise ValueError(f'test={test}: with valid={valid} it must leave images to train on')
     seed, max_memory = check_value('seed', seed, int), check_value('max_memory', max_memory, int, ge=0)
     classes = _learnable(root, found, layout, lines)
-    key = _key(found, size, valid, test, seed)
+    framing = as_framing(framing)
+    key = _key(found, size, valid, test, seed, *([framing] if framing else []))
     kept = _load(key, found, max_memory)
     if kept is None:
-        try: x, keep, about = read_images([f[2] for f in found], size, max_memory, progress)
+        try: x, keep, about = read_images([f[2] for f in found], size, max_memory, progress, framing)
         except OSError as e: raise FolderError(f'{printable(root)}: its images find no room: {e.strerror}') from None
         if not keep:
             raise FolderError(f'{printable(root)}: no image can be read: {printable(found[0][2])} is {about["bad"][0]}')
@@ -64,7 +69,7 @@ def read_files(found: list,  # (part, class, path) of each file; part: 'train', 
     drawn = [f'{p} {share:.0%}' for p, share in (('valid', valid), ('test', test)) if p not in layout]
     pool = 'train' if 'train' in layout else 'all'
     drawn = drawn and f'drawn from {pool}, stratified, seed {seed}: {", ".join(drawn)}'
-    return _data(root, *kept, classes, list(_notes(kept[1], found, lines, size, drawn)))
+    return replace(_data(root, *kept, classes, list(_notes(kept[1], found, lines, size, drawn))), framing=framing)
 
 
 def _assign(y, given, layout, shares, seed):

@@ -1,7 +1,7 @@
 """What images in memory can do besides what lesson 00 builds: show themselves, move, change size, lose classes"""
 import hashlib, numbers
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import import_module
 from itertools import count
@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from ..base.fields import check_value
+from .framing import Framing
 
 __all__ = ['PartBase', 'ImageDataBase', 'amount_of']
 
@@ -64,8 +65,10 @@ class PartBase:
         finally: self.turns = kept
 
 
+@dataclass(eq=False, frozen=True, repr=False)
 class ImageDataBase:
     "Images in the parts `train`, `valid` and `test`, with `classes` and `name`"
+    framing: Framing | None = field(default=None, kw_only=True)  # How files were resized and cropped; None: the middle
 
     @property
     def n_classes(self) -> int:

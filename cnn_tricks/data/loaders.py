@@ -114,7 +114,7 @@ def image_loaders(data: ImageData,  # The images
     train = ImageLoader(data.train, batch_size, shuffle=True, drop_last=True, augment=augment, **shared)
     dls = DataLoaders(train, ImageLoader(data.valid, valid_batch_size or max(batch_size, 256), **shared), device=device)
     dls.vocab, dls.c, dls.valid.spare = train.vocab, data.n_classes, tuple(augment)
-    for dl in dls.loaders: dl.ranges = data.ranges
+    for dl in dls.loaders: dl.ranges, dl.framing = data.ranges, data.framing
     return dls
 
 @patch

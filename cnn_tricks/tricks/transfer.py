@@ -18,7 +18,7 @@ from torch import nn
 from ..core.fitting import Order, limited
 from ..data.images import ImageData, Part
 from ..data.loaders import ImageLoader
-from ..nets.pretrained import load_body, parameter_groups, pretrained, split_head
+from ..nets.pretrained import load_body, missing_weights, parameter_groups, pretrained, split_head
 from ..core.recipe import Card, Trick, trick
 from ..base.fields import bounded, check_fields, check_value
 
@@ -115,12 +115,6 @@ def fine_tune(
         _one_cycle(learn, steps - head, slice(lr/2/lr_mult, lr/2), pct_start=0.3, div=5.)
     finally: learn.train_bn = kept
 
-# %% ../../nbs/25_transfer.ipynb #07d45aa1
-def _missing(weights): # name in `pretrained` -> '' or the reason why it cannot be had
-    try: _ = pretrained[weights]().weights
-    except ImportError as e: return str(e)
-    return ''
-
 # %% ../../nbs/25_transfer.ipynb #3d40a0db
 @trick('fine_tune', Card(
     tldr='Start from a network trained on other images: its new last layer alone for an epoch, then all layers, the '
@@ -135,7 +129,7 @@ def _missing(weights): # name in `pretrained` -> '' or the reason why it cannot 
              'fastai Learner.fine_tune', 'recorded run transfer')))
 class FineTune(Trick):
     "fastai's `fine_tune` from pretrained weights, within the recipe's budget of steps; the recipe's lr is its base_lr"
-    weights: str = 'fashion' # a name in `pretrained`: fashion, rotation, imagenet
+    weights: str = 'fashion' # a name in `pretrained`: fashion, rotation, imagenet, timm/NAME, timm/NAME@FILE
     freeze_epochs: float = bounded(1., ge=0) # epochs with the body frozen; never more than half of the run
     lr_mult: float = bounded(30., ge=1) # the head's learning rate over that of the first group
     train_bn: bool = True # False: batch norm in the frozen body keeps its weights and statistics
@@ -147,8 +141,9 @@ class FineTune(Trick):
         p = pretrained[self.weights]()
         return r.replace(network=p.network, network_args=p.network_args)
     def initialise(self, m): return load_body(m, pretrained[self.weights]())
+    def loaders(self, dls): return pretrained[self.weights]().normalise(dls)
     def callbacks(self): return [] if self.train_bn else [BnFreeze()]
-    def applies(self, recipe, data, machine): return _missing(self.weights)
+    def applies(self, recipe, data, machine): return missing_weights(self.weights)
     def fit(self, learn, recipe):
         fine_tune(learn, recipe.steps, recipe.lr, self.freeze_epochs, self.lr_mult, self.train_bn)
 

