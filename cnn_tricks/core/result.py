@@ -16,6 +16,7 @@ from ..data.images import ImageData, Part
 from ..data.loaders import ImageLoader
 from ..nets.networks import networks
 from .fitting import random_kept
+from .metrics import metrics
 from .plan import plan
 from .recipe import Recipe
 
@@ -135,17 +136,26 @@ class Result:
         "Mean seconds of a training step"
         return self.seconds / max(self.steps, 1)
 
-    def test(self): # -> accuracy in [0, 1]
-        "Accuracy on the test part: to be read once, after every choice is made; `test_reads` counts"
+    def score(self,
+        metric:str='accuracy' # a name in `metrics`: 'accuracy', 'balanced_accuracy', 'macro_f1'
+    ): # -> float in [0, 1]; nan without validation images
+        "A score on the validation part, of the trained network; `accuracy` is that of the last validation"
+        measure = metrics[metric] # an unknown name raises
+        return self.accuracy if metric == 'accuracy' else measure(self.confusion())
+
+    def test(self,
+        metric:str='accuracy' # a name in `metrics`
+    ): # -> float in [0, 1]
+        "A score on the test part: to be read once, after every choice is made; `test_reads` counts"
+        measure = metrics[metric] # an unknown name raises
         self.test_reads += 1
-        part = self.data.test
-        return (self.trained.predict(part.x).argmax(1) == part.y.cpu()).float().mean().item()
+        return measure(self.confusion(self.data.test))
 
     def confusion(self,
         part:Part=None # None: the validation part
     ): # -> int64 (classes, classes)
         "How often class `i` (row) was taken for class `j` (column)"
-        part, n = part or self.data.valid, self.data.n_classes
+        part, n = self.data.valid if part is None else part, self.data.n_classes
         pred = self.trained.predict(part.x).argmax(1)
         return torch.bincount(part.y.cpu() * n + pred, minlength=n * n).view(n, n)
 
@@ -158,7 +168,8 @@ class Result:
     def metrics(self): # -> dict of plain values
         "The record of the run as plain values, for `metrics.json`"
         keep = 'seed', 'steps', 'seconds', 'finished', 'test_reads', 'history', 'lrs', 'losses', 'chosen'
-        return {'accuracy': self.accuracy, **{k: getattr(self, k) for k in keep}, 'machine': asdict(self.machine),
+        scores = {m: self.score(m) for m in metrics}
+        return {**scores, **{k: getattr(self, k) for k in keep}, 'machine': asdict(self.machine),
                 'data': {'name': self.data.name, 'fingerprint': self.data.fingerprint}, 'cnn_tricks': __version__}
 
     def save(self,

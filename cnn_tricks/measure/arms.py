@@ -51,8 +51,8 @@ def of_kind(
 class Run:
     "One training run, in plain values"
     seed:int # decides weights, order, augmentation and dropout
-    accuracy:float # on the part that is compared, in [0, 1]
-    valid:float # on the validation part, in [0, 1]
+    accuracy:float # on the part that is compared, in [0, 1]; where its `Arm` names another metric, that one
+    valid:float # the same on the validation part
     steps:int # optimiser steps
     seconds:float = None # of training, validation left out; None where it diverged
     history:list = field(default_factory=list) # a dict per validation: step, seconds, accuracy
@@ -75,9 +75,12 @@ class Arm(Plain):
     machine:dict = field(default_factory=dict) # where it ran
     lrs:list = field(default_factory=list) # [lr, validation accuracy] of each learning rate tried
     step_seconds:float = None # measured before the runs, where steps were planned from seconds
+    metric:str = 'accuracy' # what `Run.accuracy` holds: a name in `metrics`
 
     @property
-    def accuracies(self): "Accuracy of each run: (runs,), in [0, 1]"; return np.array([r.accuracy for r in self.runs])
+    def measured(self): "The metric in words: 'balanced accuracy'"; return self.metric.replace('_', ' ')
+    @property
+    def accuracies(self): "Accuracy (or the arm's metric) of each run: (runs,), in [0, 1]"; return np.array([r.accuracy for r in self.runs])
     @property
     def mean(self): "Mean accuracy"; return float(self.accuracies.mean())
     @property

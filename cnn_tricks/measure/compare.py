@@ -32,20 +32,21 @@ def compare(
     *,
     budget:dict=None, # {'steps': 300}, {'epochs': 2} or {'seconds': 5} in place of the recipes' own
     equal:str='steps', # what both arms get the same amount of: 'steps', 'seconds' or 'epochs' (images seen)
-    delta:float=0.01, # the smallest difference that matters, in accuracy; to be declared before the runs
+    delta:float=0.01, # the smallest difference that matters, in the metric; to be declared before the runs
     lrs:tuple=None, # learning rates to try for each arm, on a seed outside `seeds`
     part:str='valid', # where accuracy is measured; 'test' only for a last check
+    metric:str='accuracy', # what is measured: or 'balanced_accuracy', 'macro_f1'
     progress:bool=True, # a progress bar
     device=None # torch device; None picks the fastest kind here
 )->Comparison: # the runs and the verdict
     """Train with and without a trick over the same seeds, in turns, and say whether there is a difference. `ValueError`
-    for a trick that cannot be used on these data, and for bad seeds, δ or part; `TypeError` for what is no trick"""
+    for a trick that cannot be used on these data, and for bad seeds, δ, part or metric; `TypeError` for what is no trick"""
     other = with_trick(base, trick)
     if why := refusal(other, data, device or default_device()): raise ValueError(f'trick: cannot be used here: {why}')
     check_delta(delta)
     names = recipe_name(base, 'base'), trick_label(trick) if isinstance(trick, Trick) else recipe_name(trick, 'other')
     if names[0] == names[1]: names = names[0], f'{names[1]} again'
-    arms = measure_arms(dict(zip(names, (base, other))), data, seeds, budget, equal, lrs, part, progress, device)
+    arms = measure_arms(dict(zip(names, (base, other))), data, seeds, budget, equal, lrs, part, progress, device, metric)
     return Comparison(*arms, delta, equal)
 
 # %% ../../nbs/03_measure.ipynb #ledger-class
@@ -73,11 +74,11 @@ def ledger(
     seeds:tuple=(0, 1, 2), # every arm runs once for each
     *,
     budget:dict=None, # as for `compare`, like all that follow
-    equal:str='steps', delta:float=0.01, lrs:tuple=None, part:str='valid', progress:bool=True,
-    device=None # torch device
+    equal:str='steps', delta:float=0.01, lrs:tuple=None, part:str='valid', metric:str='accuracy',
+    progress:bool=True, device=None
 )->Ledger: # the comparisons
     """Compare many tricks with one base, whose runs they share; what cannot be used here is listed with the reason.
-    `ValueError` for two arms of one name, and for bad seeds, δ or part"""
+    `ValueError` for two arms of one name, and for bad seeds, δ, part or metric"""
     if not isinstance(tricks, dict):
         named = [(trick_label(t) if isinstance(t, Trick) else recipe_name(t, f'recipe {i}'), t)
                  for i, t in enumerate(tricks, 1)]
@@ -88,5 +89,5 @@ def ledger(
     if name in others: raise ValueError(f'tricks: {name!r} is the base; give it another name')
     why = {n: refusal(r, data, device or default_device()) for n, r in others.items()}
     todo = {name: base} | {n: r for n, r in others.items() if not why[n]}
-    arms = measure_arms(todo, data, seeds, budget, equal, lrs, part, progress, device) if len(todo) > 1 else []
+    arms = measure_arms(todo, data, seeds, budget, equal, lrs, part, progress, device, metric) if len(todo) > 1 else []
     return Ledger([Comparison(arms[0], a, delta, equal) for a in arms[1:]], {n: w for n, w in why.items() if w})

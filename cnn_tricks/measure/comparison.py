@@ -26,13 +26,13 @@ def check_pairs(
     arms:list, # `Arm`s that are compared
     differ:tuple=() # what they need not share: 'seeds', 'data'
 ):
-    "`ValueError` unless the arms share their seeds, the part that they were scored on, and their images"
+    "`ValueError` unless the arms share their seeds, the part and metric that they were scored by, and their images"
     if set(differ) - {'seeds', 'data'}: raise ValueError(f"differ={differ}: must hold nothing but 'seeds' and 'data'")
     first, *rest = arms
     for a in rest:
         if len(a) != len(first): raise ValueError(f'{len(first)} runs against {len(a)}: must be pairs')
-        images = first.data.get('fingerprint'), a.data.get('fingerprint')
-        for what, x, y in (('seeds', first.seeds, a.seeds), ('part', first.part, a.part), ('data', *images)):
+        images, metric = (first.data.get('fingerprint'), a.data.get('fingerprint')), ('metric', first.metric, a.metric)
+        for what, x, y in (('seeds', first.seeds, a.seeds), ('part', first.part, a.part), metric, ('data', *images)):
             if x != y and what not in differ:
                 raise ValueError(f'{what} {x} of {first.name!r} and {y} of {a.name!r} differ: must be the same')
 

@@ -49,7 +49,7 @@ def forest(
         ax.plot(100*c.differences, np.linspace(i - .34, i - .14, len(c.base)), 'o', mfc='none', color='C1', ms=5,
                 label='one seed' if i == 0 else None)
     ax.set(yticks=range(len(comparisons)), yticklabels=[c.trick.name for c in comparisons],
-           ylim=(len(comparisons) - .6, -.6), xlabel=f'accuracy on {base.part} minus that of {base.name} (points)')
+           ylim=(len(comparisons) - .6, -.6), xlabel=f'{base.measured} on {base.part} minus that of {base.name} (points)')
     ax.legend(loc='center left', bbox_to_anchor=(1.01, .5), frameon=False, fontsize=8)
     return ax
 
@@ -70,7 +70,7 @@ class ShownComparison(TextAndPlot):
         "Accuracy, steps and seconds of both arms"
         rows = [dict(arm=a.name, accuracy=percent(a), steps=_steps(a), seconds=_seconds(a))
                 for a in (self.base, self.trick)]
-        accuracy = f'accuracy on {self.base.part}, % (mean ± spread)'
+        accuracy = f'{self.base.measured} on {self.base.part}, % (mean ± spread)'
         return Table(rows, dict(arm='arm', accuracy=accuracy, steps='steps', seconds='seconds'))
 
     def summary(self): # -> str
@@ -123,7 +123,8 @@ class ShownLedger(TextAndPlot):
                      seconds=_seconds(c.trick)) for c in self.sorted()]
         no = [dict.fromkeys(_columns, '') | dict(trick=name, verdict=f'not used: {why}')
               for name, why in self.refused.items()]
-        return Table(rows + no, _columns)
+        named = {'accuracy': f'{self.comparisons[0].base.measured}, %'} if self.comparisons else {}
+        return Table(rows + no, _columns | named)
 
     def plot(self, ax=None): # matplotlib axes -> the axes
         "All paired differences with their intervals, the best on top, and the band of ±δ"

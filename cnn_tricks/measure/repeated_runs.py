@@ -2,9 +2,11 @@
 import gc, time
 from dataclasses import asdict, replace
 
+import torch
 from fastprogress.fastprogress import progress_bar
 
 from ..base.machine import default_device, machine
+from ..core.metrics import metrics
 from ..core.plan import plan
 from ..core.recipe import Recipe
 from ..core.run_control import TrainingDiverged
@@ -22,14 +24,16 @@ def repeat(
     *,
     name:str='base', # what tables and plots call it
     part:str='valid', # where accuracy is measured: 'valid' or 'test'
+    metric:str='accuracy', # what is measured there: a name in `metrics`
     progress:bool=True, # a progress bar
     device=None # torch device; None picks the fastest kind here
 )->Arm: # the runs
-    "Train the same recipe once for each seed; `ValueError` for bad seeds or a part without images"
+    "Train the same recipe once for each seed; `ValueError` for bad seeds, an unknown metric, a part without images"
+    _ = metrics[metric] # an unknown name raises
     seeds, device = check_runs(data, seeds, part), device or default_device()
     recipe = recipe.replace(steps=steps_for(recipe, data, device=device))
-    arm = new_arm(name, recipe, data, part, device)
-    arm.runs += [run_once(recipe, data, s, part, device) for s in _bar(seeds, progress)]
+    arm = new_arm(name, recipe, data, part, device, metric=metric)
+    arm.runs += [run_once(recipe, data, s, part, device, metric) for s in _bar(seeds, progress)]
     return arm
 
 
@@ -58,11 +62,12 @@ def best_lr(
     data:ImageData, # its validation images decide
     lrs:tuple, # learning rates to try; none: the recipe stays as it is
     seed:int, # of these runs: none of those that are compared afterwards
-    device=None # torch device; None picks the fastest kind here
-)->tuple: # the recipe at the best of them; [lr, validation accuracy] of each
+    device=None, # torch device; None picks the fastest kind here
+    metric:str='accuracy' # what is best: a name in `metrics`
+)->tuple: # the recipe at the best of them; [lr, score on the validation images] of each
     "Try learning rates, one run each; a run that diverges counts as guessing the commonest class"
     device = device or default_device()
-    tried = [[lr, run_once(recipe.replace(lr=lr), data, seed, 'valid', device).valid] for lr in lrs]
+    tried = [[lr, run_once(recipe.replace(lr=lr), data, seed, 'valid', device, metric).valid] for lr in lrs]
     return recipe.replace(lr=max(tried, key=lambda t: t[1])[0]) if tried else recipe, tried
 
 
@@ -75,19 +80,21 @@ def measure_arms(
     lrs:tuple=None, # learning rates to try for each arm, on a seed outside `seeds`
     part:str='valid', # where accuracy is measured
     progress:bool=True, # a progress bar
-    device=None # torch device; None picks the fastest kind here
+    device=None, # torch device; None picks the fastest kind here
+    metric:str='accuracy' # what is measured: a name in `metrics`
 )->list: # an `Arm` for each recipe
     """Train all recipes over the same seeds, in turns, so that a machine that slows down slows all of them.
-    `ValueError` for bad seeds, a part without images, or another word in `equal`"""
+    `ValueError` for bad seeds, a part without images, an unknown metric, or another word in `equal`"""
+    _ = metrics[metric] # an unknown name raises
     seeds, device = check_runs(data, seeds, part), device or default_device()
     given = [r.replace(**budget or {}) for r in named.values()]
     steps, cost = plan_steps(given, data, equal, device)
     todo = [r.replace(steps=n) for r, n in zip(given, steps)]
-    tuned = [best_lr(r, data, lrs or (), max(seeds) + 1, device) for r in todo]
-    arms = [new_arm(name, r, data, part, device, lrs=tried, step_seconds=c)
+    tuned = [best_lr(r, data, lrs or (), max(seeds) + 1, device, metric) for r in todo]
+    arms = [new_arm(name, r, data, part, device, metric=metric, lrs=tried, step_seconds=c)
             for name, (r, tried), c in zip(named, tuned, cost)]
     turns = [(i, seed) for k, seed in enumerate(seeds) for i in range(len(arms))[::1 if k % 2 == 0 else -1]]
-    for i, seed in _bar(turns, progress): arms[i].runs.append(run_once(tuned[i][0], data, seed, part, device))
+    for i, seed in _bar(turns, progress): arms[i].runs.append(run_once(tuned[i][0], data, seed, part, device, metric))
     return arms
 
 
@@ -123,28 +130,32 @@ def run_once(
     data:ImageData, # what to train on
     seed:int, # of the run
     part:str, # where accuracy is measured
-    device # torch device
-)->Run:
+    device, # torch device
+    metric:str='accuracy' # what is measured: a name in `metrics`
+)->Run: # its `accuracy` and `valid` hold that metric
     "Train once; a run that diverges counts as guessing the commonest class"
     start = time.perf_counter()
-    try: return _trained_run(recipe, data, seed, part, device)
+    try: return _trained_run(recipe, data, seed, part, device, metric)
     finally: # a `Learner` lives in a cycle: its tensors would pile up until Python looks by itself
         if time.perf_counter() - start > 1: gc.collect() # takes some tenths of a second
 
 
-def _trained_run(recipe, data, seed, part, device): # -> Run
+def _trained_run(recipe, data, seed, part, device, metric): # -> Run
     try: res = train(recipe, data, seed, progress=False, device=device)
     except TrainingDiverged as e:
-        return Run(seed, _guess(data, part), _guess(data, 'valid'), recipe.steps, diverged=str(e))
+        return Run(seed, _guess(data, part, metric), _guess(data, 'valid', metric), recipe.steps, diverged=str(e))
     history = [{'step': h['step'], 'seconds': round(h['seconds'], 4), 'accuracy': round(h['accuracy'], 6)}
                for h in res.history]
-    return Run(seed, res.test() if part == 'test' else res.accuracy, res.accuracy, res.steps, res.seconds, history,
+    valid = res.score(metric)
+    return Run(seed, res.test(metric) if part == 'test' else valid, valid, res.steps, res.seconds, history,
                chosen=res.chosen)
 
 
-def _guess(data, part): # -> float
-    "Accuracy on `part` of always saying the most frequent training class"
-    return (data.parts[part].y == data.train.y.bincount().argmax()).float().mean().item()
+def _guess(data, part, metric): # -> float
+    "The metric on `part` of always saying the most frequent training class"
+    table = torch.zeros(data.n_classes, data.n_classes, dtype=torch.int64)
+    table[:, data.train.y.bincount().argmax()] = data.parts[part].y.cpu().bincount(minlength=data.n_classes)
+    return metrics[metric](table)
 
 
 def _epoch_steps(recipe, data): return len(data.loaders(plan(recipe).recipe.batch_size).train)
