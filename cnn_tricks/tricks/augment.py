@@ -136,5 +136,7 @@ class AlternatingLoader(ImageLoader):
 class AlternatingFlip(Trick):
     "Mirror each image in every second epoch instead of at random"
     def loaders(self, dls):
-        dls.loaders[0] = dls.train.new(cls=AlternatingLoader)
+        kind = type(dls.train) # may be another trick's
+        own = AlternatingLoader if kind is ImageLoader else type('AlternatingLoader', (AlternatingLoader, kind), {})
+        dls.loaders[0] = dls.train.new(cls=own)
         return dls

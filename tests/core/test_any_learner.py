@@ -34,6 +34,7 @@ from cnn_tricks.tricks.batchnorm import without_norm
 from cnn_tricks.core.run_control import RunControl, RunState, chosen_by, stateful
 from cnn_tricks.data.images import Part
 from cnn_tricks.data.datasets import embedded
+from cnn_tricks.tricks.imbalance import WeightClasses
 from cnn_tricks.tricks.depthwise import ConvNeXtConv, to_depthwise
 from cnn_tricks.core.fused_step import FuseOptimizer
 from cnn_tricks.tools.gradcam import WatchHeat
@@ -58,7 +59,7 @@ MADE = {ShrinkToZero: partial(ShrinkToZero, 0.1), DecayWeights: partial(DecayWei
         Autocast: partial(Autocast, 'bfloat16'), MicroBatches: partial(MicroBatches, 2),
         StepLimit: partial(StepLimit, 1000)}
 # those whose purpose it is that other weights come out; all others must not change a fit
-CHANGES = {LSUVInit, AverageWeights, ShrinkToZero, DecayWeights, Autocast, ProgressiveResizing, LinearWarmup, KeepBest,
+CHANGES = {WeightClasses, LSUVInit, AverageWeights, ShrinkToZero, DecayWeights, Autocast, ProgressiveResizing, LinearWarmup, KeepBest,
            RunControl, MicroBatches, FuseOptimizer, StepLimit}
 OPT = {FuseOptimizer: adamw} # fastai's own optimisers have no fused version
 
