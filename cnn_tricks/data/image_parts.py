@@ -16,15 +16,15 @@ __all__ = ['PartBase', 'ImageDataBase', 'amount_of']
 
 
 class PartBase:
-    "Images `x`, labels `y`, `masks` or None: other parts made of them, and what fastai asks of a data set"
+    "Images `x`, labels `y`, `masks` and `groups` or None: other parts made of them, and what fastai asks of a data set"
     turns = None  # the passes of fastai's test-time augmentation, counted
 
     def to(self,
            device: str | torch.device,  # As in torch: 'cuda', 'cpu'
            ):  # A part
         "The images and labels on `device`"
-        return replace(self, x=self.x.to(device), y=self.y.to(device),
-                       masks=None if self.masks is None else self.masks.to(device))
+        return replace(self, **{k: None if (t := getattr(self, k)) is None else t.to(device)
+                                for k in ('x', 'y', 'masks', 'groups')})
 
     def resize(self,
                size: tuple,  # (height, width) in pixels
@@ -39,10 +39,10 @@ class PartBase:
     def join(self,
              other,  # A part with images of the same shape
              ):  # A part
-        "The images of both, those of `other` last; masks only where both have them"
+        "The images of both, those of `other` last; masks and groups only where both have them"
         if not len(other): return self
-        masks = None if self.masks is None or other.masks is None else torch.cat([self.masks, other.masks])
-        return replace(self, x=torch.cat([self.x, other.x]), y=torch.cat([self.y, other.y]), masks=masks)
+        pairs = {k: (getattr(self, k), getattr(other, k)) for k in ('x', 'y', 'masks', 'groups')}
+        return replace(self, **{k: None if a is None or b is None else torch.cat([a, b]) for k, (a, b) in pairs.items()})
 
     def relabel(self,
                 new: torch.Tensor,  # The new label of each old one, int64 (classes,); below 0: the images leave
@@ -113,6 +113,12 @@ class ImageDataBase:
         if min(h, w) < 1: raise ValueError(f'size={size}: must be at least 1 pixel')
         if (h, w) == self.size: return self
         return replace(self, **{name: part.resize((h, w)) for name, part in self.parts.items()})
+
+    def resplit(self,
+                seed: int,  # Another seed, another split
+                ):  # The data
+        "Train and valid split anew, valid as large as it is: stratified, groups kept whole. Raises as `split` does"
+        return self.split(len(self.valid), seed)
 
     def take_classes(self,
                      classes: int | list | tuple,  # Names, in the order of the new labels; or how many, drawn at random

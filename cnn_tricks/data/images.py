@@ -11,6 +11,7 @@ __all__ = ['Part', 'ImageData', 'stratified_order']
 import torch
 from dataclasses import dataclass, field, replace
 from fastcore.basics import patch
+from .grouped_split import deal_groups
 from .image_parts import ImageDataBase, PartBase, amount_of
 
 # %% ../../nbs/00_data.ipynb #part
@@ -20,6 +21,7 @@ class Part(PartBase):
     x: torch.Tensor  # Images: uint8, (N, C, H, W)
     y: torch.Tensor  # Labels: int64, (N,)
     masks: torch.Tensor | None = None  # Where the object is: bool, (N, H, W)
+    groups: torch.Tensor | None = None  # Images of one group stay in one part of a split: int64, (N,)
 
     def __post_init__(self):
         if self.x.dtype != torch.uint8 or self.x.ndim != 4:
@@ -28,12 +30,14 @@ class Part(PartBase):
             raise ValueError(f'y: must be int64 ({len(self.x)},), not {self.y.dtype} {tuple(self.y.shape)}')
         if self.masks is not None and self.masks.shape != (len(self.x), *self.x.shape[2:]):
             raise ValueError(f'masks: must be (N, H, W) as x has it, not {tuple(self.masks.shape)}')
+        if self.groups is not None and (self.groups.dtype != torch.int64 or self.groups.shape != self.y.shape):
+            raise ValueError(f'groups: must be int64 ({len(self.x)},), not {self.groups.dtype} {tuple(self.groups.shape)}')
 
     def __len__(self): return len(self.y)
 
     def __getitem__(self, i):
         if isinstance(i, int): return self.x[i], self.y[i]
-        return Part(self.x[i], self.y[i], None if self.masks is None else self.masks[i])
+        return Part(self.x[i], self.y[i], *(None if t is None else t[i] for t in (self.masks, self.groups)))
 
 # %% ../../nbs/00_data.ipynb #image-data
 @dataclass(eq=False, frozen=True, repr=False)
@@ -105,13 +109,18 @@ def split(self: ImageData,
           ) -> ImageData:
     """Train and valid joined and split anew, stratified; the test part is left alone
 
-    `ValueError` where `valid` comes to no image, or leaves none to train on; `TypeError` where it is no number.
+    Groups stay whole, so that with them `valid` is met as nearly as they allow. `ValueError` where `valid` comes to no
+    image, or leaves none to train on; `TypeError` where it is no number.
     """
     pool = self.train.join(self.valid)
     k = amount_of('valid', valid, len(pool))
     if k == len(pool): raise ValueError(f'valid={valid}: leaves no image to train on')
-    order = stratified_order(pool.y, seed).to(pool.x.device)
-    return replace(self, train=pool[order[k:].sort().values], valid=pool[order[:k].sort().values])
+    drawn = torch.zeros(len(pool), dtype=torch.bool)
+    if pool.groups is None: drawn[stratified_order(pool.y, seed)[:k]] = True
+    else: drawn = deal_groups(pool.y, pool.groups, [1 - k/len(pool), k/len(pool)], seed) == 1
+    if not drawn.any(): raise ValueError(f'valid={valid}: no group of images can be spared to validate on')
+    return replace(self, train=pool[(~drawn).nonzero()[:, 0].to(pool.x.device)],
+                   valid=pool[drawn.nonzero()[:, 0].to(pool.x.device)])
 
 # %% ../../nbs/00_data.ipynb #kfold
 @patch
@@ -121,13 +130,16 @@ def kfold(self: ImageData,
           ) -> list:  # k data sets; each image of train and valid is validated on in exactly one
     """Train and valid joined and cut into `k` stratified folds, each the valid part once; the test part is left alone
 
-    `ValueError` where `k` is below 2 or above the number of images in train and valid.
+    Groups stay whole. `ValueError` where `k` is below 2 or above the number of images, or of groups, in train and valid.
     """
     pool = self.train.join(self.valid)
     if not 2 <= k <= len(pool): raise ValueError(f'k={k}: must be between 2 and {len(pool)} images')
-    perm, rank, count = _ranks(pool.y, seed)
-    fold, before = torch.empty_like(perm), count.cumsum(0) - count
-    fold[perm] = (rank + before[pool.y.cpu()[perm]]) % k  # each class deals on where the one before it stopped
+    if pool.groups is None:
+        perm, rank, count = _ranks(pool.y, seed)
+        fold, before = torch.empty_like(perm), count.cumsum(0) - count
+        fold[perm] = (rank + before[pool.y.cpu()[perm]]) % k  # each class deals on where the one before it stopped
+    elif k > (n := len(pool.groups.unique())): raise ValueError(f'k={k}: must be between 2 and {n} groups')
+    else: fold = deal_groups(pool.y, pool.groups, [1/k]*k, seed, first_has_all=False)
     fold = fold.to(pool.x.device)
     return [replace(self, train=pool[(fold != i).nonzero()[:, 0]], valid=pool[(fold == i).nonzero()[:, 0]])
             for i in range(k)]
