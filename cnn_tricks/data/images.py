@@ -31,7 +31,7 @@ class Part(PartBase):
         if self.masks is not None and self.masks.shape != (len(self.x), *self.x.shape[2:]):
             raise ValueError(f'masks: must be (N, H, W) as x has it, not {tuple(self.masks.shape)}')
         if self.groups is not None and (self.groups.dtype != torch.int64 or self.groups.shape != self.y.shape):
-            raise ValueError(f'groups: must be int64 ({len(self.x)},), not {self.groups.dtype} {tuple(self.groups.shape)}')
+            raise ValueError(f'groups: must be int64 ({len(self.x)},), not {tuple(self.groups.shape)}')
 
     def __len__(self): return len(self.y)
 
@@ -102,6 +102,7 @@ def subset(self: ImageData,
         new[name] = part[keep.sort().values.to(part.x.device)]
     return replace(self, **new)
 
+# %% ../../nbs/00_data.ipynb #split
 @patch
 def split(self: ImageData,
           valid: int | float = 0.2,  # How many images to validate on: a number, or a fraction in (0, 1)
@@ -130,7 +131,7 @@ def kfold(self: ImageData,
           ) -> list:  # k data sets; each image of train and valid is validated on in exactly one
     """Train and valid joined and cut into `k` stratified folds, each the valid part once; the test part is left alone
 
-    Groups stay whole. `ValueError` where `k` is below 2 or above the number of images, or of groups, in train and valid.
+    Groups stay whole. `ValueError` where `k` is below 2 or above the number of images or groups in train and valid.
     """
     pool = self.train.join(self.valid)
     if not 2 <= k <= len(pool): raise ValueError(f'k={k}: must be between 2 and {len(pool)} images')
