@@ -66,9 +66,10 @@ accelerate launch --multi_gpu --num_processes 2 -m cnn_tricks train
 
 def _add_train(commands):
     p = _command(commands, 'train', 'train a network, beside the plain baseline', _train_about, [
-        '', 'photos', 'photos --minutes 10 --size 64', '--recipe my_recipe.json --no-baseline --out trial', '--resume'])
+        '', 'photos', 'labels.csv', 'photos --minutes 10 --size 64', '--recipe my_recipe.json --no-baseline --out trial', '--resume'])
     p.add_argument('folder', nargs='?', type=_text, metavar='FOLDER', help='a folder for each class, or train and test '
-                   'folders of such; without it, the clothes that come with cnn_tricks')
+                   'folders of such; or a CSV file of labels (path,label and, if wanted, split and group); without it, '
+                   'the clothes that come with cnn_tricks')
     p.add_argument('--recipe', type=_text, help='fast (default), baseline, or a JSON file')
     budget = p.add_mutually_exclusive_group()
     add = budget.add_argument

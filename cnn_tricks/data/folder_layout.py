@@ -165,7 +165,7 @@ def _root(path):
     root = os.path.expanduser(os.fspath(path))
     if not os.path.lexists(root): raise FolderError(f'{printable(root)}: no such folder')
     if not os.path.isdir(root):
-        raise FolderError(f'{printable(root)}: is no folder; expected one with a folder for each class')
+        raise FolderError(f'{printable(root)}: is no folder; expected one with a folder for each class, or a CSV file of labels')
     past = []
     while True:
         dirs, full, here = _entries(root)[0], _groups(root), _has_images(root)

@@ -1,4 +1,4 @@
-"""A folder of images read once, decoded and kept in a cache file"""
+"""A folder of images, or a table of their labels, read once, decoded and kept in a cache file"""
 import hashlib, os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -11,13 +11,15 @@ from .cache import load_array, room, save_array
 from .decode import SUFFIXES, as_size, decoders, printable, read_images, still_bad
 from .framing import Framing, as_framing
 from .folder_layout import FolderError, examples, find_images, some
+from .grouped_split import deal_groups
 from .images import ImageData, Part, stratified_order
+from .label_table import find_labelled, is_table
 from .loaders import image_loaders  # noqa: F401 what is read has its method `loaders`
 
 __all__ = ['read_folder', 'read_files']
 
 
-def read_folder(path: str | os.PathLike,  # Class folders, at the top or inside train, valid (or val) and test folders
+def read_folder(path: str | os.PathLike,  # A folder for each class, or train, valid (val) and test folders of such; or a CSV
                 size: int | tuple | None = None,  # Pixels: both sides or (height, width); None: chosen, at most 64
                 valid: float = 0.2,  # Share of images to validate on, where the folders do not say
                 test: float = 0.2,  # Share of images to test on, where the folders do not say
@@ -26,14 +28,22 @@ def read_folder(path: str | os.PathLike,  # Class folders, at the top or inside 
                 progress: bool = True,  # Show a bar where it takes over 2 seconds?
                 framing: Framing | tuple | None = None,  # How files are resized and cropped; None: the middle, bilinear
                 ) -> ImageData:
-    """Read a folder of labelled images; `notes` of the data say what was handled, and how
+    """Read a folder of labelled images, or those that a CSV file lists; `notes` of the data say what was handled, and how
+
+    A CSV file has a header and the columns path (relative to it) and label, and may have split and group: images of one
+    group (of one animal, of one burst) stay in one part, here and in every later split.
 
     Every file is decoded once, by threads, and the images are kept in the cache folder until a file changes. Raises
     `FolderError`, in one line that names the file or folder, for what cannot be meant: no class folders, one class, no
     image that can be read, parts without a class that others have; `TypeError` or `ValueError` for a wrong argument.
     """
+    settings = size, valid, test, seed, max_memory, progress
+    if path is not None and is_table(os.path.expanduser(os.fspath(path))):
+        root = os.path.expanduser(os.fspath(path))
+        found, groups, layout, lines = find_labelled(root)
+        return read_files(found, root, *settings, layout, lines, framing, groups)
     root, found, layout, lines = find_images(path)
-    return read_files(found, root, size, valid, test, seed, max_memory, progress, layout, lines, framing)
+    return read_files(found, root, *settings, layout, lines, framing)
 
 
 def read_files(found: list,  # (part, class, path) of each file; part: 'train', 'valid', 'test' or ''
@@ -43,6 +53,7 @@ def read_files(found: list,  # (part, class, path) of each file; part: 'train', 
                layout: tuple = ('',),  # The parts that are given
                lines: list = (),  # What to note besides: on files that are not read, say
                framing: Framing | tuple | None = None,  # As in `read_folder`
+               groups: list | None = None,  # The number of each file's group, which stays in one part
                ) -> ImageData:
     """Read image files whose parts and classes are known
 
@@ -56,7 +67,8 @@ def read_files(found: list,  # (part, class, path) of each file; part: 'train', 
     seed, max_memory = check_value('seed', seed, int), check_value('max_memory', max_memory, int, ge=0)
     classes = _learnable(root, found, layout, lines)
     framing = as_framing(framing)
-    key = _key(found, size, valid, test, seed, *([framing] if framing else []))
+    more = [v for v in (framing, groups) if v is not None]
+    key = _key(found, size, valid, test, seed, *more)
     kept = _load(key, found, max_memory)
     if kept is None:
         try: x, keep, about = read_images([f[2] for f in found], size, max_memory, progress, framing)
@@ -64,19 +76,27 @@ def read_files(found: list,  # (part, class, path) of each file; part: 'train', 
         if not keep:
             raise FolderError(f'{printable(root)}: no image can be read: {printable(found[0][2])} is {about["bad"][0]}')
         y, given = torch.tensor([classes.index(found[i][1]) for i in keep]), [found[i][0] for i in keep]
-        about |= dict(y=y.tolist(), parts=_assign(y, given, layout, dict(valid=valid, test=test), seed))
+        about |= dict(y=y.tolist(), groups=None if groups is None else [groups[i] for i in keep])
+        about['parts'] = _assign(y, given, layout, dict(valid=valid, test=test), seed, about['groups'])
         kept = _keep(key, x, about, max_memory)
     drawn = [f'{p} {share:.0%}' for p, share in (('valid', valid), ('test', test)) if p not in layout]
     pool = 'train' if 'train' in layout else 'all'
-    drawn = drawn and f'drawn from {pool}, stratified, seed {seed}: {", ".join(drawn)}'
+    whole = '' if groups is None else f', {some(len(set(groups)), "group")} kept whole'
+    drawn = drawn and f'drawn from {pool}, stratified{whole}, seed {seed}: {", ".join(drawn)}'
     return replace(_data(root, *kept, classes, list(_notes(kept[1], found, lines, size, drawn))), framing=framing)
 
 
-def _assign(y, given, layout, shares, seed):
+def _assign(y, given, layout, shares, seed, groups=None):
     "Indices of each part's images: as the folders have it, and a stratified share of train for a part they lack"
     parts = {p: [i for i, g in enumerate(given) if g == p] for p in layout if p}
     pool = torch.tensor([i for i, g in enumerate(given) if g in ('', 'train')], dtype=torch.int64)
-    order, drawn = pool[stratified_order(y[pool], seed)].tolist(), [p for p in ('test', 'valid') if p not in layout]
+    drawn = [p for p in ('test', 'valid') if p not in layout]
+    if groups is not None and drawn:
+        wanted = [shares[p] for p in drawn]
+        where = deal_groups(y[pool], torch.tensor(groups)[pool], [1 - sum(wanted), *wanted], seed)
+        parts |= {p: pool[where == i].tolist() for i, p in enumerate(['train', *drawn])}
+        return {p: parts[p] for p in ('train', 'valid', 'test')}
+    order = pool[stratified_order(y[pool], seed)].tolist()
     spare = len(pool) - len(y[pool].unique())
     for p in drawn:
         n = min(max(1, round(shares[p]*len(pool))), spare)
@@ -157,10 +177,11 @@ def _load(key, found, max_memory):
 
 def _data(root, x, about, classes, notes):
     "The data set; refuses empty parts, and notes classes that a part lacks"
-    y, parts, start = torch.tensor(about['y']), {}, 0
+    y, parts, start, groups = torch.tensor(about['y']), {}, 0, about.get('groups')
     for p, idx in about['parts'].items():
         if not idx: raise FolderError(f'{printable(root)}: {len(x)} usable images leave none for the {p} part')
-        parts[p] = Part(torch.from_numpy(x[start:start + len(idx)]), y[torch.tensor(idx)])
+        kept = None if groups is None else torch.tensor(groups)[torch.tensor(idx)]
+        parts[p] = Part(torch.from_numpy(x[start:start + len(idx)]), y[torch.tensor(idx)], groups=kept)
         start += len(idx)
         missed = [repr(name) for c, name in enumerate(classes) if c not in parts[p].y]
         if p == 'train' and missed:
