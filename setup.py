@@ -10,5 +10,5 @@ ini.read_string((Path(__file__).parent / 'settings.ini').read_text(encoding='utf
 role = {k.removesuffix('requirements').rstrip('_'): v.split() for k, v in ini['DEFAULT'].items()}
 setup(packages=find_packages(include=['cnn_tricks', 'cnn_tricks.*']) + ['cnn_tricks.lessons', 'cnn_tricks.results'],
       install_requires=role[''],
-      extras_require={'course': role['course'], 'imagenet': role['imagenet'], 'docs': role['docs'],
-                      'dev': role['course'] + role['dev']})
+      extras_require={'course': role['course'], 'imagenet': role['imagenet'], 'onnx': role['onnx'],
+                      'docs': role['docs'], 'dev': role['course'] + role['onnx'] + role['dev']})

@@ -137,6 +137,21 @@ def _add_predict(commands):
     p.add_argument('--json', action='store_true', help='print JSON')
 
 
+_export_about = '''Writes a trained network as an ONNX file, for programs without PyTorch. The file
+takes images as bytes, uint8 (N, channels, height, width) of the size trained
+on, normalises them and gives the probability of each class; its metadata hold
+the names of the classes and how pictures are resized, as JSON. Then onnxruntime
+predicts with the file: its probabilities must be the network's, to 0.0001.
+It needs more packages: pip install 'cnn_tricks[onnx]'.'''
+
+
+def _add_export(commands):
+    p = _command(commands, 'export', 'write a trained network as an ONNX file', _export_about,
+                 ['cnn_tricks_run pets.onnx', 'cnn_tricks_run/model.safetensors pets.onnx', 'trial ~/pets.onnx'])
+    p.add_argument('model', type=_text, metavar='MODEL', help='the folder that `cnn_tricks train` has left')
+    p.add_argument('file', type=_text, metavar='FILE.onnx', help='the file to write; it must not exist')
+
+
 def _add_lessons(commands):
     p = _command(commands, 'lessons', 'open the course in JupyterLab',
                  'Copies the lessons to a folder of yours and opens JupyterLab there. What you have changed is kept.',
@@ -162,5 +177,5 @@ def parser()->argparse.ArgumentParser: # of the whole command line
                 description='Which training tricks help your convolutional network, on your images, on your machine.')
     p.add_argument('--version', action='version', version=f'cnn_tricks {__version__}')
     commands = p.add_subparsers(metavar='COMMAND', required=True, parser_class=_Parser)
-    for add in (_add_train, _add_predict, _add_audit, _add_lessons, _add_doctor): add(commands)
+    for add in (_add_train, _add_predict, _add_export, _add_audit, _add_lessons, _add_doctor): add(commands)
     return p

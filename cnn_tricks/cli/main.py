@@ -60,6 +60,12 @@ def _predict(a):
     return predict_command(a)
 
 
+def _export(a):
+    if not Path(a.model).exists(): raise UsageError(f'{a.model}: no such folder')
+    with _wait('loading torch'): from .export import export_command
+    with _wait('translating'): return export_command(a)
+
+
 def _lessons(a):
     from .lessons import lessons_command
     return lessons_command(a)
@@ -71,7 +77,7 @@ def _doctor(a):
     print(json.dumps(found, indent=1)) if a.json else show_diagnosis(found)
 
 
-_commands = {'train': _train, 'predict': _predict, 'audit': _audit, 'lessons': _lessons, 'doctor': _doctor}
+_commands = {'train': _train, 'predict': _predict, 'export': _export, 'audit': _audit, 'lessons': _lessons, 'doctor': _doctor}
 
 
 def _warn(message, category, filename, lineno, file=None, line=None): complain(f'warning: {one_line(message)}')

@@ -14,7 +14,7 @@ from cnn_tricks.cli.main import main
 from cnn_tricks.base.paths import lessons_path
 
 CLASSES = ('<b>bold & "so on"', 'Köln $x$ 猫', 'plain')  # names that a web page or a chart could trip over
-COMMANDS = 'train', 'predict', 'audit', 'lessons', 'doctor'
+COMMANDS = 'train', 'predict', 'export', 'audit', 'lessons', 'doctor'
 
 # Reads jobs from stdin and runs each in a fork of itself: a process of its own without seconds of imports.
 SERVER = '''
