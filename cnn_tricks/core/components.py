@@ -78,13 +78,21 @@ def adamw(
     return _adam(torch.optim.AdamW, params, lr, beta1, beta2, eps, weight_decay)
 
 
+class _CrossEntropy(CrossEntropyLossFlat):
+    "fastai's flattened cross entropy; scores (N, classes) and labels (N,) are flat already and stay plain tensors"
+    def __call__(self, inp, targ, **kwargs):
+        plain = type(inp) is type(targ) is torch.Tensor and (inp.dim(), targ.dim(), self.axis) == (2, 1, -1)
+        if not plain or targ.dtype != torch.int64: return super().__call__(inp, targ, **kwargs)
+        return self.func(inp, targ, **kwargs)
+
+
 @losses.register('cross_entropy')
 def cross_entropy(
     label_smoothing:float=0. # share of the target that is spread over all classes, in [0, 1)
 ): # -> callable of logits (N, classes) and labels (N,), whose value is their mean in nats
     "Cross entropy of the logits, fastai's flattened form (it knows its own activation)"
     in_range('label_smoothing', label_smoothing, '[0, 1)')
-    return CrossEntropyLossFlat(label_smoothing=label_smoothing)
+    return _CrossEntropy(label_smoothing=label_smoothing)
 
 
 @schedules.register('fixed')

@@ -8,6 +8,7 @@ from fastai.callback.core import CancelFitException, CancelValidException
 from ..base.files import atomic_write
 from ..data.loaders import ImageLoader, stream_seed
 from .components import in_range
+from .direct_learner import last_hyper
 from .fitting import FitCallback, Order, SomeBatches, aside
 
 __all__ = ['checkpoint_format', 'TrainingDiverged', 'Interrupted', 'RunState', 'RunControl', 'stateful', 'chosen_by']
@@ -66,7 +67,7 @@ class RunControl(FitCallback):
 
     `TypeError` where `state` is no `RunState` or `every` no number, `ValueError` where `every` is below 0.
     """
-    order = Order.RUN
+    order, _xtra = Order.RUN, None # `_xtra`: fastcore looks for it with each attribute that is the learner's
 
     def __init__(self,
         state:RunState, # where the run stands
@@ -106,7 +107,7 @@ class RunControl(FitCallback):
 
     def before_batch(self):
         "Seed whatever is random in this step from (seed, step, rank); write a checkpoint before it, when it is time"
-        if not self.training: return
+        if not self.learn.training: return
         s = self.state
         self._resume()
         if self._look_back(): raise CancelFitException
@@ -127,7 +128,7 @@ class RunControl(FitCallback):
     def _look_back(self): # -> has the run failed?
         "Was a loss not a number? fastai has copied the smoothed loss to the CPU already"
         s = self.state
-        if s.error is None and s.losses and not math.isfinite(self.recorder.smooth_loss.val):
+        if s.error is None and s.losses and not math.isfinite(self.learn.recorder.smooth_loss.val):
             first = next((i for i, v in enumerate(s.losses) if not math.isfinite(v)), len(s.losses) - 1)
             self._diverged(first + 1, float(s.losses[first]), s.lrs[first])
         return s.error is not None
@@ -135,17 +136,18 @@ class RunControl(FitCallback):
     def after_loss(self):
         "On a CPU a look costs nothing: the step is not made"
         loss = self.learn.loss
-        if not self.training or loss.device.type != 'cpu' or torch.isfinite(loss).all(): return
-        self._diverged(self.state.step + 1, loss.item(), self.opt.hypers[-1]['lr'])
+        if not self.learn.training or loss.device.type != 'cpu': return
+        if math.isfinite(loss.item()) if loss.numel() == 1 else torch.isfinite(loss).all(): return
+        self._diverged(self.state.step + 1, loss.item(), last_hyper(self.learn.opt, 'lr'))
         raise CancelFitException
 
     def after_batch(self):
         "Record the step: the loss it had and the learning rate that the optimiser really used"
-        if not self.training: return
+        if not self.learn.training: return
         s = self.state
         s.step += 1
         s.losses.append(self.learn.loss.detach())
-        s.lrs.append(float(self.opt.hypers[-1]['lr']))
+        s.lrs.append(float(last_hyper(self.learn.opt, 'lr')))
 
     def after_train(self):
         s = self.state

@@ -5,7 +5,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from fastai.callback.schedule import ParamScheduler
 from fastai.learner import Learner
 from fastai.metrics import accuracy
 from fastai.optimizer import OptimWrapper
@@ -14,6 +13,7 @@ from ..base.files import atomic_write
 from ..base.machine import default_device, machine
 from ..data.images import ImageData
 from .components import in_range, losses, optimizers, schedules
+from .direct_learner import DirectLearner, ScalarScheduler
 from .fitting import limited, random_kept, stop_on_signal
 from .plan import budget_steps, plan
 from .recipe import Recipe, Trick
@@ -48,7 +48,7 @@ def _build(p, seed, device, cbs): # a `RunPlan` with data -> `Learner`
     for t in r.tricks: dls = t.loaders(dls)
     opt_func = partial(OptimWrapper, opt=partial(optimizers[r.optimizer], **r.optimizer_args))
     cbs = [cb for t in r.tricks for cb in t.callbacks()] + list(cbs)
-    return Learner(dls, net, losses[r.loss](**r.loss_args), opt_func, r.lr, cbs=cbs, metrics=accuracy)
+    return DirectLearner(dls, net, losses[r.loss](**r.loss_args), opt_func, r.lr, cbs=cbs, metrics=accuracy)
 
 
 def learner(
@@ -67,7 +67,7 @@ def scheduler(
 ): # -> fastai `ParamScheduler`
     "The recipe's schedule as a callback: `lr` times the schedule's value at the fraction done"
     sched = schedules[recipe.schedule](**recipe.schedule_args)
-    return ParamScheduler({h: (lambda p, f=f: recipe.lr * f(p)) if h == 'lr' else f for h, f in sched.items()})
+    return ScalarScheduler({h: (lambda p, f=f: recipe.lr * f(p)) if h == 'lr' else f for h, f in sched.items()})
 
 
 def fit_steps(
