@@ -95,19 +95,29 @@ def tricks_table(
     tricks, # the registry of tricks: name -> class with a `card`
     part:int=None, # number of a part of the course; default: all
     folder:str|Path=None, # where the notebooks are; default: `lessons_path()`
-)->Table: # its `rows` have `name`, `stem` (of the lesson), `tldr`, `when`, `cost`, `suggested`
-    "Every trick's card in a line, and the lessons whose trick is still planned."
+    effect=lambda name: None, # trick's name -> what was measured: `verdict`, `points`, `length`, ...; or None
+)->Table: # its `rows` have `name`, `stem` (of the lesson), `tldr`, `when`, `verdict`, `points`, `cost`, `suggested`
+    "Every trick in a line: what was measured, when to use it, its lesson; and the lessons whose trick is still planned."
     def text(v): return v if isinstance(v, str) else '; '.join(v)
     rows = []
     for l in lessons(folder):
         if part not in (None, l['part']): continue
         cards = {n: tricks[n].card for n in tricks if _taught(tricks[n], l['stem'])}
         for name, c in cards.items():
-            rows.append(dict(trick=f'`{name}` in lesson {lesson_link(l)}', stem=l['stem'], name=name, tldr=text(c.tldr),
-                             when=f'{text(c.when)} **Not when:** {text(c.when_not)}', cost=text(c.cost),
-                             suggested=text(c.suggested)))
+            rows.append(dict(trick=f'`{name}`: {text(c.tldr)}', lesson=lesson_link(l), stem=l['stem'], name=name,
+                             tldr=text(c.tldr), when=f'{text(c.when)} **Not when:** {text(c.when_not)}',
+                             cost=text(c.cost), suggested=text(c.suggested), **_found(effect(name))))
         if not cards and l['kind'] == 'trick' and not l['there']:
-            rows.append(dict(trick=lesson_link(l), stem=l['stem'], name='', tldr=f"*planned*: {l['about']}", when='',
-                             cost='', suggested=''))
-    return Table(rows, dict(trick='trick', tldr='in one line', when='use it when', cost='what it costs',
-                            suggested='start with'))
+            planned = f"*planned*: {l['about']}"
+            rows.append(dict(trick=planned, lesson=lesson_link(l), stem=l['stem'], name='', tldr=planned, when='',
+                             cost='', suggested='', **_found(None)))
+    return Table(rows, dict(trick='trick', verdict='verdict', points='points [95% interval]', when='use it when',
+                            lesson='lesson'))
+
+
+def _found(effect): # what the table says of a measured effect
+    if effect is None: return dict(verdict='', points='not recorded alone')
+    kind = str(effect.comparison.verdict).split()[0]  # helps, hurts, no, undecided
+    base = effect.comparison.base
+    return dict(verdict=f'<span class="ct-word ct-{kind}">{effect.verdict}</span>',
+                points=f'{effect.points}<br>{base.data.get("train", 0):,} images, {effect.length}')

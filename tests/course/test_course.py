@@ -9,6 +9,7 @@ from cnn_tricks.base.paths import lessons_path, records_path, results_path
 from cnn_tricks.core.recipe import tricks
 from cnn_tricks.course.lesson import (VERDICTS, Check, answer, before_you_start, checker, lesson_link, lessons,
                                       notebook_cells, outline, recorded_time)
+from cnn_tricks.measure.effects import main_effect
 from cnn_tricks.course.tables import lessons_table, tricks_table
 
 
@@ -131,3 +132,10 @@ def test_tricks_table():
     rows = tricks_table(tricks, part=3).rows
     found = {r['name']: r['stem'] for r in rows}
     assert found['dropout'] == '31_dropout' and found['cutmix'] == '30_augment' and all(r['tldr'] for r in rows)
+    assert {r['points'] for r in rows} == {'not recorded alone'}
+
+
+def test_tricks_table_says_what_was_measured():
+    row = next(r for r in tricks_table(tricks, part=3, effect=main_effect).rows if r['name'] == 'weight_decay')
+    effect = main_effect('weight_decay')
+    assert effect.verdict in row['verdict'] and effect.points in row['points'] and effect.length in row['points']
