@@ -123,7 +123,7 @@ def checker(
 
 
 _colours = {'holds': '#2e7d32', 'holds when ...': '#00695c', 'no difference beyond δ here': '#1565c0',
-            'undecided here': '#6d6d6d', 'false': '#b71c1c', 'not runnable here': '#6a1b9a'}
+            'undecided here': '#6d6d6d', 'not here': '#a04000', 'false': '#b71c1c', 'not runnable here': '#6a1b9a'}
 VERDICTS = tuple(_colours)
 
 
