@@ -1,5 +1,6 @@
 """Data sets by name: a small one within the package, others from the network or this disk"""
 import gzip, hashlib, json, lzma, math, os, zlib
+from dataclasses import replace
 from functools import cache
 from importlib import import_module
 from importlib.resources import files
@@ -14,7 +15,7 @@ from .download import DownloadError, download
 from .image_folder import read_files
 from .images import ImageData, Part
 
-__all__ = ['datasets', 'embedded', 'fashion_mnist', 'cifar10', 'imagenette', 'pets']
+__all__ = ['datasets', 'embedded', 'embedded_test', 'fashion_mnist', 'cifar10', 'imagenette', 'pets']
 
 
 datasets = Registry('data set')
@@ -83,9 +84,19 @@ def _fashion_file(name):
                               lambda p: _right(name, p), advice))
 
 
+def embedded_test(y: torch.Tensor,  # The labels of the 10,000 official test images, in their order
+                  ) -> torch.Tensor:  # int64 (4,000,), ascending
+    "Which of the official test images the embedded part has: as `scripts/build/embedded.py` drew them, by SHA-256"
+    about = json.loads((files('cnn_tricks.data.embedded')/'fashion.json').read_text(encoding='utf-8'))
+    def key(i): return hashlib.sha256(f'{about["seed"]}/t10k/{i}'.encode()).digest()
+    picked = [sorted((y == c).nonzero()[:, 0].tolist(), key=key)[:about['per_class']['test']] for c in range(10)]
+    return torch.tensor(sorted(i for of_class in picked for i in of_class))
+
+
 @datasets.register('fashion_mnist')
 def fashion_mnist(valid: int = 10_000,  # Images of the official training part to validate on
                   seed: int = 0,  # Of that split
+                  unread: bool = False,  # Only the 6,000 test images that the embedded part leaves out?
                   ) -> ImageData:
     """The full Fashion-MNIST: its 60,000 training images, split, and 10,000 test images; downloaded if not found
 
@@ -95,8 +106,11 @@ def fashion_mnist(valid: int = 10_000,  # Images of the official training part t
         x = np.frombuffer(_fashion_file(f'{name}-images-idx3-ubyte'), np.uint8, offset=16).reshape(-1, 1, 28, 28)
         y = np.frombuffer(_fashion_file(f'{name}-labels-idx1-ubyte'), np.uint8, offset=8)
         return Part(torch.from_numpy(x.copy()), torch.from_numpy(y.astype(np.int64)))
-    train = part('train')
-    return ImageData(train, train[:0], part('t10k'), embedded().classes, 'Fashion-MNIST').split(valid, seed)
+    train, test = part('train'), part('t10k')
+    if unread:
+        known = torch.zeros(len(test), dtype=torch.bool).index_fill_(0, embedded_test(test.y), True)
+        test = test[(~known).nonzero()[:, 0]]
+    return ImageData(train, train[:0], test, embedded().classes, 'Fashion-MNIST').split(valid, seed)
 
 
 def _ask(what, fetch):
@@ -107,14 +121,32 @@ def _ask(what, fetch):
                             f'downloaded ({e}): with a network, try again; without one, put it there') from None
 
 
+def _cifar10_folders():
+    "CIFAR-10 as `train` and `test` folders of its ten classes, named by `CNN_TRICKS_DATA` or in it; None"
+    homes = [d/'cifar10', d] if (d := _local()) else []
+    root = next((h for h in homes if all((h/part/'airplane').is_dir() for part in ('train', 'test'))), None)
+    if root is None: return None
+    found = [(part, c.name, str(p)) for part in ('train', 'test') for c in sorted((root/part).iterdir())
+             for p in sorted(c.iterdir())]
+    d = read_files(found, str(root), 32, layout=('train', 'test'))
+    kinds = ' and '.join(sorted({Path(p).suffix.lstrip('.').upper().replace('JPG', 'JPEG') for *_, p in found}))
+    notes = [n for n in d.notes if not n.startswith('drawn from')] # of a split that `cifar10` makes anew
+    return replace(d, name=f'CIFAR-10 ({kinds} copies)', train=d.train.join(d.valid), valid=d.valid[:0], notes=notes)
+
+
 @datasets.register('cifar10')
 def cifar10(valid: int = 5_000,  # Images of the official training part to validate on
             seed: int = 0,  # Of that split
             ) -> ImageData:
-    "CIFAR-10 (Krizhevsky 2009), 32 x 32 in colour, by torchvision, which tests its checksum; may raise `DownloadError`"
+    """CIFAR-10 (Krizhevsky 2009), 32 x 32 in colour: torchvision's files, whose checksum it tests, or class folders
+
+    Folders are `train/CLASS` and `test/CLASS` in `CNN_TRICKS_DATA`, or in its folder `cifar10`; the name says that
+    the images are copies of that kind. `DownloadError` where nothing is found and nothing can be downloaded.
+    """
     CIFAR10 = import_module('torchvision.datasets').CIFAR10
+    roots = [r for r in (_local(), cache_dir()) if r and (r/CIFAR10.base_folder).is_dir()]
+    if not roots and (copies := _cifar10_folders()): return copies.split(valid, seed)
     def part(train):
-        roots = [r for r in (_local(), cache_dir()) if r and (r/CIFAR10.base_folder).is_dir()]
         d = _ask('CIFAR-10', lambda: CIFAR10(roots[0] if roots else cache_dir(), train, download=not roots))
         return Part(torch.from_numpy(d.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(d.targets)), d.classes
     (train, classes), (test, _) = part(True), part(False)

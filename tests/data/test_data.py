@@ -65,6 +65,22 @@ def test_embedded_is_built_from_the_official_files():
     assert '18,000 images: the same' in out
 
 
+OFFICIAL = pytest.mark.skipif(not Path('/usr/share/datasets/fashion-mnist').exists(), reason='needs the official files '
+                              '(Debian: apt-get install dataset-fashion-mnist)')
+
+
+@OFFICIAL
+def test_unread_images_of_fashion_are_those_that_the_package_lacks():
+    "By index and by their bytes, the embedded test part and the unread one are the official 10,000, each once."
+    whole, unread = D.fashion_mnist(5000), D.fashion_mnist(5000, unread=True)
+    known = D.embedded_test(whole.test.y)
+    assert [len(p) for p in unread.parts.values()] == [55_000, 5_000, 6_000] and len(known) == 4000
+    def rows(part): return sorted(x.numpy().tobytes() for x in part.x)
+    assert rows(whole.test[known]) == rows(D.embedded().test)
+    assert sorted(rows(unread.test) + rows(D.embedded().test)) == rows(whole.test)
+    assert unread.test.y.bincount().tolist() == [600]*10
+
+
 def test_damaged_embedded_file_is_refused(tmp_path, monkeypatch):
     for name, end in (('fashion.json', b''), ('fashion.xz', b'x')):
         (tmp_path/name).write_bytes((EMBEDDED/name).read_bytes() + end)
@@ -777,6 +793,26 @@ def test_offline_is_one_line_that_says_what_to_do(away, monkeypatch, name):
     with pytest.raises(files.DownloadError) as e: D.datasets[name]()
     message = str(e.value)
     assert '\n' not in message and 'CNN_TRICKS_DATA' in message and 'network' in message
+
+
+@pytest.mark.parametrize('inside', ['', 'cifar10'])
+def test_cifar10_from_class_folders(away, monkeypatch, inside):
+    "Named by CNN_TRICKS_DATA; the name says that they are copies, and the split is that of the official files."
+    from PIL import Image
+    names = 'airplane automobile bird cat deer dog frog horse ship truck'.split()
+    for part, n in (('train', 4), ('test', 2)):
+        for k, c in enumerate(names):
+            for i in range(n):
+                path = away/'data'/inside/part/c/f'{i}.png'
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.new('RGB', (32, 32), (20*k, i, 128*(part == 'test'))).save(path)
+    monkeypatch.setenv('CNN_TRICKS_DATA', str(away/'data'))
+    d = D.cifar10(valid=10)
+    assert d.name == 'CIFAR-10 (PNG copies)' and list(d.classes) == names and d.size == (32, 32) and not d.notes
+    assert [len(p) for p in d.parts.values()] == [30, 10, 20] and d.valid.y.bincount().tolist() == [1]*10
+    assert all((p.x[:, 0].flatten(1).float().mean(1) == 20*p.y).all() for p in d.parts.values())
+    assert (d.test.x[:, 2] == 128).all() and not d.train.x[:, 2].any()
+    assert D.cifar10(valid=10, seed=1).fingerprint != d.fingerprint
 
 
 def test_folders_of_others(away, monkeypatch):
