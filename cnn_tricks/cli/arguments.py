@@ -124,6 +124,33 @@ def _add_audit(commands):
     _add_machine(p)
 
 
+_bench_about = '''Runs a bench: named images, a frozen base recipe, fixed lengths, five seeds.
+Rates are tuned on validation images, by seeds of their own; test images are
+read once for each run. Everything is kept in one JSON file after each run, so
+a bench that was stopped goes on where it was, from a record of others, too.
+NAME: clothes, fashion, cifar10, photos; all for --show and --dry-run.
+Images: clothes has its own; the others are found as CNN_TRICKS_DATA says.'''
+
+
+def _add_bench(commands):
+    p = _command(commands, 'bench', 'run or show the recorded evidence for the tricks', _bench_about, [
+        'all --show', 'fashion --dry-run', 'clothes --tricks ema mixup --seeds 3 --minutes 20',
+        'fashion --out results/benches/fashion.json --jobs 2'])
+    p.add_argument('bench', type=_text, metavar='NAME', help='the bench, or all')
+    p.add_argument('--tricks', nargs='+', type=_text, metavar='NAME', help="arms or tricks to run (default: the bench's)")
+    p.add_argument('--seeds', type=number(int, 2, most=100), metavar='N', help='of each arm (default: 5)')
+    p.add_argument('--minutes', type=_above_0, metavar='M', help='begin no run that would end later (default: no limit)')
+    p.add_argument('--jobs', type=number(int, 1, most=64), metavar='N',
+                   help='runs at a time, one thread each (default: 1)')
+    p.add_argument('--device', type=_text, help='cpu, cuda, mps (default: the fastest there is)')
+    p.add_argument('--out', type=_text, metavar='FILE', help='the record (default: cnn_tricks_bench/NAME.json)')
+    what = p.add_mutually_exclusive_group()
+    what.add_argument('--show', action='store_true', help='print what was recorded (that of --out, if it is given)')
+    what.add_argument('--dry-run', action='store_true', help='print arms, seeds and hours of what is left')
+    what.add_argument('--costs', action='store_true', help='time a step of each arm, in turns, on a quiet machine')
+    what.add_argument('--check', action='store_true', help='make one run again and say whether it agrees')
+
+
 def _add_predict(commands):
     p = _command(commands, 'predict', 'name the class of each picture',
                  'Prints, for each picture, its class and how sure the network is; with --heat, draws where it looks.',
@@ -177,5 +204,6 @@ def parser()->argparse.ArgumentParser: # of the whole command line
                 description='Which training tricks help your convolutional network, on your images, on your machine.')
     p.add_argument('--version', action='version', version=f'cnn_tricks {__version__}')
     commands = p.add_subparsers(metavar='COMMAND', required=True, parser_class=_Parser)
-    for add in (_add_train, _add_predict, _add_export, _add_audit, _add_lessons, _add_doctor): add(commands)
+    adders = _add_train, _add_predict, _add_export, _add_audit, _add_bench, _add_lessons, _add_doctor
+    for add in adders: add(commands)
     return p

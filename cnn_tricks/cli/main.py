@@ -52,6 +52,11 @@ def _audit(a):
     return audit_command(a)
 
 
+def _bench(a):
+    with _wait('loading torch and fastai'): from .bench import bench_command
+    return bench_command(a)
+
+
 def _predict(a):
     if not Path(a.model).exists(): raise UsageError(f'{a.model}: no such folder')
     with _wait('loading torch'):
@@ -77,7 +82,8 @@ def _doctor(a):
     print(json.dumps(found, indent=1)) if a.json else show_diagnosis(found)
 
 
-_commands = {'train': _train, 'predict': _predict, 'export': _export, 'audit': _audit, 'lessons': _lessons, 'doctor': _doctor}
+_commands = {'train': _train, 'predict': _predict, 'export': _export, 'audit': _audit, 'bench': _bench,
+             'lessons': _lessons, 'doctor': _doctor}
 
 
 def _warn(message, category, filename, lineno, file=None, line=None): complain(f'warning: {one_line(message)}')

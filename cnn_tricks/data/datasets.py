@@ -130,7 +130,7 @@ def _cifar10_folders():
              for p in sorted(c.iterdir())]
     d = read_files(found, str(root), 32, layout=('train', 'test'))
     kinds = ' and '.join(sorted({Path(p).suffix.lstrip('.').upper().replace('JPG', 'JPEG') for *_, p in found}))
-    notes = [n for n in d.notes if not n.startswith('drawn from')] # of a split that `cifar10` makes anew
+    notes = [n for n in d.notes if 'drawn from' not in n and 'valid part' not in n] # on a split that is made anew
     return replace(d, name=f'CIFAR-10 ({kinds} copies)', train=d.train.join(d.valid), valid=d.valid[:0], notes=notes)
 
 

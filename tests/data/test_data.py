@@ -805,7 +805,7 @@ def test_cifar10_from_class_folders(away, monkeypatch, inside):
             for i in range(n):
                 path = away/'data'/inside/part/c/f'{i}.png'
                 path.parent.mkdir(parents=True, exist_ok=True)
-                Image.new('RGB', (32, 32), (20*k, i, 128*(part == 'test'))).save(path)
+                Image.new('RGB', (32, 32), (20*k, 100 + i, 128*(part == 'test'))).save(path)
     monkeypatch.setenv('CNN_TRICKS_DATA', str(away/'data'))
     d = D.cifar10(valid=10)
     assert d.name == 'CIFAR-10 (PNG copies)' and list(d.classes) == names and d.size == (32, 32) and not d.notes

@@ -1,0 +1,211 @@
+"""Runs a bench: tunes the base and what moves its best rate, then every arm over the seeds; stopped, it goes on"""
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from ..base.machine import default_device
+from ..core.recipe import Recipe
+from ..core.train import steps_for, train
+from .arm_names import refusal
+from .bench_record import BenchRecord, session_now
+from .bench_run import Task, bench_run, one_thread, perform
+from .bench_tuning import search
+from .benches import Bench, change_of, draw
+
+__all__ = ['Progress', 'Driver', 'run_bench', 'bench_plan', 'check_again', 'TOLERANCE']
+
+TOLERANCE = 0.01 # by how much the accuracy of a run that is made again may differ
+
+
+class _OutOfTime(Exception): pass
+
+
+@dataclass
+class Progress:
+    "How far a bench is"
+    record: BenchRecord
+    text: str # what was just done
+    done: int # runs, tuning included
+    total: int # as far as it is known: a grid that is widened makes it larger
+    seconds: float # that are left, by what the runs of this bench have taken here; nan before the first
+
+
+@dataclass
+class Driver:
+    "The work of a bench on its record; `ValueError` for an unknown arm, and for a record of another base or other images"
+    bench: Bench
+    path: Path # of the record; it need not exist
+    names: tuple = None # arms to run; None: all of the bench
+    seeds: int = None # of each arm; None: as many as the bench has
+    jobs: int = 1 # runs at a time, one thread each
+    device: str = None # torch device; None picks the fastest kind here
+    minutes: float = None # after which no run is begun; None: until all is done
+    tell: Callable = lambda progress: None # called with a `Progress` after each run
+    record: BenchRecord = field(init=False)
+
+    def __post_init__(self):
+        b, self.path = self.bench, Path(self.path)
+        self.device, self.seeds = str(self.device or default_device()), self.seeds or b.seeds
+        self.changes = {n: change_of(n, b.recipe) for n in self.names} if self.names else b.changes()
+        self.record = BenchRecord.load(self.path) if self.path.exists() else BenchRecord.of(b)
+        self.record.check(b)
+        self.paces, self.start, self.session, self.done = [], time.monotonic(), None, 0
+
+    def lengths(self, name): # of an arm; one that the bench does not name runs at all of them
+        found = [e for e in self.bench.lengths if name == 'base' or name in self.bench.arms(e)]
+        return found or list(self.bench.lengths)
+
+    def plan(self): # -> list of `Task`s: what is not yet recorded of the runs that are compared, seed by seed
+        "Base first, short runs first: whatever stops it, there are pairs"
+        arms = ['base', *(n for n in self.changes if n not in self.record.refused)]
+        return [self._task(n, self.record.recipes.get(n), e, s) for s in range(self.seeds) for e in self.bench.lengths
+                for n in arms if e in self.lengths(n) and not self.record.find(n, e, s)]
+
+    def _task(self, name, recipe, epochs, seed, part='test'):
+        return Task(self.bench, name, recipe, epochs, seed, self.device, part)
+
+    def tuned(self): # -> names of the arms whose rates are looked for, the base first
+        "The base, and what moves the best rate"
+        return ['base', *(n for n, c in self.changes.items() if c.tuned and n not in self.record.refused)]
+
+    # doing it
+
+    def __call__(self)->bool: # is all of it done?
+        "Run what is not yet recorded"
+        self.session = self.record.session(session_now(self.device))
+        try: self._work()
+        except _OutOfTime: return False
+        return True
+
+    def _work(self):
+        bench, rec = self.bench, self.record
+        base = self._search('base', bench.recipe, ('lr', 'weight_decay'))
+        rec.recipes = {'base': base.to_dict()} | {n: r for n, r in rec.recipes.items() if n != 'base'}
+        data = draw(bench, bench.tuning_seeds[0])
+        for name, change in self.changes.items():
+            try: recipe, why = change.of(base), ''
+            except ValueError as e: recipe, why = None, str(e)
+            if why := why or refusal(recipe, data, self.device): rec.refused[name] = why
+            else: rec.recipes.setdefault(name, recipe.to_dict())
+            rec.signs[name] = -1 if change.without else 1
+        rec.refused |= {n: why for n, why in bench.left_out.items() if n not in rec.recipes}
+        rec.code = rec.hashes()
+        rec.save(self.path)
+        for name in self.tuned()[1:]:
+            rec.recipes[name] = self._search(name, self.changes[name].of(base), ('lr',)).to_dict()
+        for task, found in self._perform(self.plan()):
+            row = dict(arm=task.arm, epochs=task.epochs, seed=task.seed, **found, session=self.session)
+            rec.runs.append(row)
+            self._did(f'{task.arm}, {task.epochs:g} epochs, seed {task.seed}: {100*found["accuracy"]:.2f} %')
+        rec.save(self.path)
+
+    def _search(self, name, recipe, fields): # -> recipe at the best rates
+        if known := self.record.found.get(name): return recipe.replace(**known)
+        def measure(recipes):
+            todo = [self._task(name, r.to_dict(), self.bench.middle, s, 'valid') for r in recipes
+                    for s in self.bench.tuning_seeds if s not in self.record.tried(name, r)]
+            for task, found in self._perform(todo):
+                r = Recipe.from_dict(task.recipe)
+                self.record.add_tried(name, r, task.seed, found['valid'])
+                decay = r.optimizer_args.get('weight_decay')
+                self._did(f'{name}, lr {r.lr:g}' + f', decay {decay:g}'*(decay is not None)
+                          + f', seed {task.seed}: {100*found["valid"]:.2f} %')
+        def score(r): return float(np.mean([*self.record.tried(name, r).values()]))
+        best = search(recipe, fields, measure, score)
+        self.record.found[name] = dict(lr=best.lr, optimizer_args=best.optimizer_args)
+        return best
+
+    def _perform(self, tasks): # yields (task, found); raises `_OutOfTime` where not all of them were begun
+        asked = 0
+        def begin(task):
+            nonlocal asked
+            asked += (ok := self._in_time(task))
+            return ok
+        for task, found, seconds in perform(tasks, self.jobs, begin):
+            self.paces.append((seconds, task.epochs))
+            yield task, found
+        if asked < len(tasks): raise _OutOfTime
+
+    def _in_time(self, task):
+        if self.minutes is None: return True
+        needed = task.epochs*self._pace() if self.paces else 0
+        return time.monotonic() - self.start + needed <= 60*self.minutes
+
+    def _pace(self): # seconds an epoch, by the clock
+        return sum(s for s, _ in self.paces)/sum(e for _, e in self.paces) if self.paces else float('nan')
+
+    def _did(self, text): # keeps it, and tells
+        self.done += 1
+        self.record.save(self.path)
+        runs, tune = len(self.plan()), self.to_tune()
+        epochs = sum(t.epochs for t in self.plan()) + tune*self.bench.middle
+        self.tell(Progress(self.record, text, self.done, self.done + runs + tune, epochs*self._pace()/self.jobs))
+
+    def to_tune(self)->int: # runs
+        "How many runs of tuning are left, if no grid is widened: five values for the base, three for an arm"
+        def rows(n): return sum(len(t['valid']) for t in self.record.tuned if t['arm'] == n)
+        need = {n: (5 if n == 'base' else 3)*len(self.bench.tuning_seeds) for n in self.tuned()}
+        return sum(max(0, k - rows(n)) for n, k in need.items() if n not in self.record.found)
+
+
+def run_bench(
+    bench:Bench,
+    path:Path, # of the record, JSON; where there is one, it goes on
+    names:tuple=None, # arms to run; None: all of the bench
+    **kwargs # further fields of `Driver`
+)->BenchRecord:
+    "Run a bench, or go on with it; `ValueError` as for `Driver`"
+    driver = Driver(bench, path, names, **kwargs)
+    driver()
+    return driver.record
+
+
+# before and after
+
+def _epoch_seconds(driver): # arm -> seconds of a pass over the images, of training: recorded, else by a trial of the base
+    bench, rec = driver.bench, driver.record
+    timed = {n: [r['seconds']/r['epochs'] for r in rec.runs if r['arm'] == n and r['seconds']] for n in ('base', *driver.changes)}
+    known = {n: float(np.median(v)) for n, v in timed.items() if v}
+    if 'base' not in known:
+        data, r = draw(bench, bench.tuning_seeds[0]), bench.recipe
+        steps = steps_for(r.replace(epochs=1.), data)
+        short, few = r.replace(steps=min(20, steps)), data.subset(1, parts=('valid',))
+        with one_thread(driver.device): trial = train(short, few, progress=False, device=driver.device)
+        known['base'] = steps*trial.step_seconds
+    return {n: known.get(n, known['base']) for n in timed}
+
+
+def bench_plan(
+    driver:Driver # that has not been called
+)->list: # a dict for the tuning and for each length: what, arms, seeds, runs (that are left), hours (of one process)
+    "What there is to do, and how long one process would take"
+    pace, left = _epoch_seconds(driver), driver.plan()
+    tune = driver.to_tune()
+    rows = [dict(what=f'tuning, {driver.bench.middle:g} epochs', arms=driver.tuned(), seeds=len(driver.bench.tuning_seeds),
+                 runs=tune, hours=tune*driver.bench.middle*pace['base']/3600)]
+    for e in driver.bench.lengths:
+        todo = [t for t in left if t.epochs == e]
+        rows.append(dict(what=f'{e:g} epochs', arms=[n for n in ('base', *driver.changes) if e in driver.lengths(n)],
+                         seeds=driver.seeds, runs=len(todo), hours=sum(e*pace[t.arm] for t in todo)/3600))
+    return rows
+
+
+def check_again(
+    driver:Driver, # of a record with runs
+    arm:str='base', # its name
+    seed:int=0 # of the run
+)->dict: # the check, which the record keeps: was, now, agrees, code, session
+    "Make one run again, by today's code; it agrees where its accuracy differs by at most `TOLERANCE`"
+    epochs = min(driver.lengths(arm))
+    was = next(iter(driver.record.find(arm, epochs, seed)), None)
+    if was is None: raise ValueError(f'{driver.path}: has no run of {arm!r} with seed {seed} at {epochs:g} epochs')
+    now = bench_run(driver._task(arm, driver.record.recipes[arm], epochs, seed))
+    check = dict(arm=arm, epochs=epochs, seed=seed, was=was['accuracy'], now=now['accuracy'],
+                 agrees=abs(was['accuracy'] - now['accuracy']) <= TOLERANCE,
+                 session=driver.record.session(session_now(driver.device)), code=driver.record.hashes())
+    driver.record.checks.append(check)
+    driver.record.save(driver.path)
+    return check

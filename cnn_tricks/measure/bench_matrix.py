@@ -1,0 +1,186 @@
+"""The matrix: what each trick did on each bench at each length, from the records; as cells, table, text and figure"""
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..base.display import Table
+from .bench_record import BenchRecord, benches_path
+from .statistics import holm, paired_t
+from .verdict import Verdict
+
+__all__ = ['Cell', 'recorded_benches', 'cells_of', 'epochs_to', 'base_rows', 'matrix_table', 'record_table', 'matrix_figure']
+
+_signs = {Verdict.HELPS: '▲', Verdict.HURTS: '▼', Verdict.NO_DIFFERENCE: '=', Verdict.UNDECIDED: '?'}
+
+
+@dataclass
+class Cell:
+    "What an arm did on a bench at a length: with minus without, in accuracy, on test images"
+    bench:str
+    arm:str
+    epochs:float
+    base:float # mean accuracy without
+    difference:float # mean of the paired differences
+    low:float # of the 95% interval
+    high:float
+    p:float # of no difference
+    seeds:int # pairs
+    delta:float # the smallest difference that matters
+    holm:float = 1. # `p` corrected for all cells of the bench
+    cost:float = math.nan # times the base's step; nan where it was not measured
+    saved:float = math.nan # seconds to the target accuracy, the base's minus the arm's; nan where one is not known
+
+    @property
+    def word(self): # -> Verdict
+        "By the corrected p, not by the interval"
+        if self.holm < 0.05: return Verdict.HELPS if self.difference > 0 else Verdict.HURTS
+        inside = -self.delta <= self.low and self.high <= self.delta
+        return Verdict.NO_DIFFERENCE if inside else Verdict.UNDECIDED
+
+    @property
+    def said(self): # -> str
+        "The word, with 'by less than δ' where the interval says so"
+        small = self.word.sure and -self.delta <= self.low and self.high <= self.delta
+        return f'{self.word}' + ', by less than δ'*small
+
+
+def recorded_benches(
+    folder:Path=None # where the records lie; None: those that came with the package
+)->dict: # name -> `BenchRecord`
+    "All benches that were recorded, by name; `ValueError` for a file that holds none"
+    return {p.stem: BenchRecord.load(p) for p in sorted(Path(folder or benches_path()).glob('*.json'))}
+
+
+def cells_of(
+    record:BenchRecord
+)->list: # a `Cell` for each arm and length with two pairs or more, the largest effect first
+    "Compare every arm with the base over the seeds that both have; p is corrected over all of them (Holm 1979)"
+    lengths = sorted({r['epochs'] for r in record.runs})
+    cells = [c for arm in record.recipes if arm != 'base' for e in lengths if (c := _cell(record, arm, e))]
+    for c, p in zip(cells, holm([c.p for c in cells])): c.holm = p
+    return sorted(cells, key=lambda c: -c.difference)
+
+
+def _cell(record, arm, epochs): # None: fewer than two pairs
+    runs = [{r['seed']: r['accuracy'] for r in record.find(n, epochs)} for n in ('base', arm)]
+    seeds = sorted(runs[0].keys() & runs[1].keys())
+    if len(seeds) < 2: return None
+    base, other = (np.array([r[s] for s in seeds]) for r in runs)
+    t = paired_t(record.signs.get(arm, 1)*(other - base), 1/record.data['test'])
+    return Cell(record.name, arm, epochs, float(base.mean()), t.mean, t.low, t.high, t.p, len(seeds), record.delta,
+                cost=_cost(record, arm), saved=_saved(record, arm))
+
+
+def _cost(record, arm): # of having it, not of lacking it
+    ratios = record.costs.get(arm, {}).get('ratios')
+    return float(np.median(ratios))**record.signs.get(arm, 1) if ratios else math.nan
+
+
+def epochs_to(
+    record:BenchRecord,
+    arm:str, # its name
+    target:float=None # accuracy; None: the bench's own
+)->float: # nan where no two lengths enclose it
+    "How many passes over the images a run needs to end at the target: between two lengths, straight in log(epochs)"
+    target = record.target if target is None else target
+    mean = {e: np.mean([r['accuracy'] for r in record.find(arm, e)]) for e in sorted({r['epochs'] for r in record.runs})
+            if record.find(arm, e)}
+    for (e0, a0), (e1, a1) in zip(mean.items(), list(mean.items())[1:]):
+        if a0 < target <= a1: return float(e0*(e1/e0)**((target - a0)/(a1 - a0)))
+    return math.nan
+
+
+def _saved(record, arm):
+    steps = {r['arm']: r['steps']/r['epochs'] for r in record.runs if r['steps']} # of an epoch
+    cost = record.costs.get(arm, {}).get('ratios')
+    if not cost or 'base' not in record.costs or not steps.keys() >= {'base', arm}: return math.nan
+    step = record.costs['base']['milliseconds']/1000
+    def seconds(n, ratio): return epochs_to(record, n)*steps[n]*step*ratio
+    return record.signs.get(arm, 1)*(seconds('base', 1.) - seconds(arm, float(np.median(cost))))
+
+
+# shown
+
+def _points(x): return f'{100*x:+.2f}'.replace('-', '−')
+def _length(e): return f'{e:g} epoch' + 's'*(e != 1)
+
+
+def base_rows(
+    record:BenchRecord
+)->list: # a dict for each length: length, seeds, accuracy, low, high, seconds
+    "The base alone: mean test accuracy with Student's 95% interval over the seeds"
+    out = []
+    for e in sorted({r['epochs'] for r in record.runs}):
+        found = record.find('base', e)
+        acc = np.array([r['accuracy'] for r in found])
+        t = paired_t(acc, 1/record.data['test'])
+        out.append(dict(length=_length(e), seeds=len(acc), accuracy=t.mean, low=t.low, high=t.high,
+                        seconds=float(np.median([r['seconds'] for r in found if r['seconds']] or [math.nan]))))
+    return out
+
+
+def matrix_table(
+    records:dict, # name -> `BenchRecord`
+    link:str='#{bench}' # what a cell leads to; '': no links
+)->Table: # `rows` have `trick` and a key for each column
+    "Tricks x benches and lengths: effect in points and a sign for its word"
+    cells = [c for r in records.values() for c in cells_of(r)]
+    columns = sorted({(c.bench, c.epochs) for c in cells}, key=lambda k: (list(records).index(k[0]), k[1]))
+    rows = []
+    for arm in sorted({c.arm for c in cells}):
+        row = dict(trick=f'`{arm}`' if link else arm) | {f'{b} {e:g}': '' for b, e in columns}
+        for c in cells:
+            if c.arm != arm: continue
+            text = f'{_points(c.difference)} {_signs[c.word]}'
+            row[f'{c.bench} {c.epochs:g}'] = f'[{text}]({link.format(bench=c.bench)})' if link else text
+        rows.append(row)
+    return Table(rows, dict(trick='') | {f'{b} {e:g}': f'{b}, {_length(e)}' for b, e in columns})
+
+
+def record_table(
+    record:BenchRecord
+)->Table: # `rows` have trick, length, effect, interval, word, p, cost, saved, seeds, rate
+    "Every cell of a bench in full"
+    def number(x, form): return '' if math.isnan(x) else form.format(x)
+    rows = [dict(trick=f'`{c.arm}`', length=_length(c.epochs), effect=_points(c.difference),
+                 interval=f'{_points(c.low)} to {_points(c.high)}', word=c.said, p=f'{c.holm:.2g}',
+                 cost=number(c.cost, '× {:.2f}'), saved=number(c.saved, '{:+.0f}').replace('-', '−'), seeds=c.seeds,
+                 rate=f'{record.recipes[c.arm]["lr"]:g}' + ' (tuned)'*(c.arm in record.found))
+            for c in cells_of(record)]
+    return Table(rows, dict(trick='trick', length='length', effect='points', interval='95% interval', word='',
+                            p='p (Holm)', cost='a step costs', saved='seconds saved to the target', seeds='seeds',
+                            rate='learning rate'))
+
+
+def matrix_figure(
+    records:dict # name -> `BenchRecord`
+): # -> matplotlib figure
+    "The matrix as a picture: colour and number for the effect in points, bold where the corrected p is below 0.05"
+    import matplotlib.pyplot as plt
+    cells = [c for r in records.values() for c in cells_of(r)]
+    columns = sorted({(c.bench, c.epochs) for c in cells}, key=lambda k: (list(records).index(k[0]), k[1]))
+    arms = _by_effect(cells)
+    fig, ax = plt.subplots(figsize=(2.6 + 0.95*len(columns), 0.8 + 0.26*len(arms)), layout='constrained')
+    grid = np.full((len(arms), len(columns)), np.nan)
+    for c in cells:
+        i, j = arms.index(c.arm), columns.index((c.bench, c.epochs))
+        grid[i, j] = 100*c.difference
+        sure = c.word.sure
+        ax.text(j, i, f'{_points(c.difference)} {_signs[c.word]}', ha='center', va='center', fontsize=8,
+                weight='bold' if sure else 'normal', color='black' if sure else '0.35')
+    ax.imshow(grid, cmap='PuOr', vmin=-3, vmax=3, aspect='auto', alpha=0.6)
+    ax.set_xticks(range(len(columns)), [f'{b}\n{_length(e)}' for b, e in columns])
+    ax.set_yticks(range(len(arms)), arms)
+    ax.xaxis.tick_top()
+    ax.tick_params(length=0)
+    for side in ax.spines.values(): side.set_visible(False)
+    return plt.close(fig) or fig
+
+
+def _by_effect(cells:Iterable): # arms, by their mean effect
+    sums: dict = {}
+    for c in cells: sums.setdefault(c.arm, []).append(c.difference)
+    return sorted(sums, key=lambda a: -float(np.mean(sums[a])))

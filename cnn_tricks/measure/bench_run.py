@@ -1,0 +1,131 @@
+"""One run of a bench, and runs side by side: a process each, with one thread each, which end with the one that asked"""
+import gc, math, multiprocessing.connection, os, threading, time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+
+from ..core.fitting import FitCallback, Order
+from ..core.recipe import Recipe
+from ..core.run_control import TrainingDiverged
+from ..core.train import train
+from ..core.training_step import batch_inputs, unmoved
+from ..data.images import ImageData
+from ..nets.resizing import norm_layers, recalibrate_bn
+from .benches import Bench, draw
+
+__all__ = ['FEW_STEPS', 'FreshStatistics', 'Task', 'one_thread', 'bench_run', 'perform']
+
+FEW_STEPS = 200 # below, batch norm's running averages lag behind the weights
+
+
+class FreshStatistics(FitCallback):
+    "After the last step of a short run, batch norm's statistics are taken anew from training batches, as `ema` does"
+    order = Order.AVERAGE + 1 # after an average has taken the place of the weights
+
+    def begin(self): self.layers = None
+
+    def after_batch(self):
+        if self.training and self.layers is None: # none that are frozen
+            self.layers = [m for m in norm_layers(self.model) if m.training]
+
+    def after_train(self):
+        "The last step of the run may be in a later fit than this one"
+        state, dl = self.run_control.state, self.dls.train
+        if state.step < state.total or state.total >= FEW_STEPS or not self.layers: return
+        with unmoved(dl):
+            batches = (batch_inputs(self.learn, b) for b in islice(dl.new(), min(20, math.ceil(state.total/10))))
+            recalibrate_bn(self.model, batches, self.layers)
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    "A run that is to be made"
+    bench: Bench
+    arm: str # its name
+    recipe: dict # plain values
+    epochs: float # passes over the images; its steps follow from them
+    seed: int # of the draw, the weights and the order
+    device: str # torch device
+    part: str = 'test' # 'valid': a rate is tried, and no test image is read
+
+
+def bench_run(
+    task:Task
+)->dict: # plain values: accuracy, valid, steps, seconds, curve, diverged
+    "Train once on one thread; a run that diverges counts as guessing the commonest class"
+    with one_thread(task.device):
+        try: return _measured(task, draw(task.bench, task.seed))
+        finally: gc.collect() # a `Learner` lives in a cycle
+
+
+@contextmanager
+def one_thread(
+    device:str # torch device
+):
+    "On a processor, one thread: runs side by side do not disturb each other, and round as one alone does"
+    threads = torch.get_num_threads()
+    if device == 'cpu': torch.set_num_threads(1)
+    try: yield
+    finally: torch.set_num_threads(threads)
+
+
+def _measured(task, data): # -> dict
+    recipe = Recipe.from_dict(task.recipe).replace(epochs=task.epochs)
+    try: res = train(recipe, data, task.seed, progress=False, device=task.device, cbs=[FreshStatistics()])
+    except TrainingDiverged as e:
+        guess = {p: round(_guess(data, p), 6) for p in ('valid', task.part)}
+        return dict(accuracy=guess[task.part], valid=guess['valid'], steps=0, seconds=None, curve={}, diverged=str(e))
+    score = res.test() if task.part == 'test' else res.accuracy
+    names = dict(epoch='epoch', train_loss='train_loss', valid_loss='valid_loss', valid='accuracy')
+    curve = {k: [round(h[v], 4) for h in res.history] for k, v in names.items()}
+    return dict(accuracy=round(score, 6), valid=round(res.accuracy, 6), steps=res.steps, seconds=round(res.seconds, 2),
+                curve=curve, diverged='')
+
+
+def _guess(data:ImageData, part): # accuracy of always saying the commonest training class
+    return (data.parts[part].y == data.train.y.bincount().argmax()).float().mean().item()
+
+
+# several at a time
+
+def _end_with_parent():
+    "A process that works for another one ends with it, however that one ended"
+    torch.set_num_threads(1)
+    parent = multiprocessing.parent_process()
+    def watch():
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _timed(task): # -> (dict, seconds by the clock, drawing and validating too)
+    start = time.perf_counter()
+    found = bench_run(task)
+    return found, time.perf_counter() - start
+
+
+def perform(
+    tasks:Iterable, # of `Task`s, in the order in which they are begun
+    jobs:int=1, # at a time; more than one: a process each
+    begin:Callable=lambda task: True # function of a `Task` -> bool: is there time to begin it?
+)->Iterator: # of (task, what `bench_run` found, seconds by the clock), in the order in which they end
+    "Make runs; the first that `begin` turns down is the last that is looked at"
+    if jobs == 1:
+        for task in tasks:
+            if not begin(task): return
+            yield task, *_timed(task)
+        return
+    todo, running, open_ = iter(tasks), {}, True # type: ignore[var-annotated]
+    context = multiprocessing.get_context('spawn')
+    with ProcessPoolExecutor(jobs, context, _end_with_parent) as pool:
+        while open_ or running:
+            while open_ and len(running) < jobs:
+                task = next(todo, None)
+                open_ = task is not None and begin(task)
+                if open_: running[pool.submit(_timed, task)] = task
+            done: set[Future] = wait(running, return_when=FIRST_COMPLETED).done if running else set()
+            for future in done: yield running.pop(future), *future.result()
