@@ -85,5 +85,5 @@ def p(self:Comparison): # -> float in [0, 1]
 
 @patch(as_prop=True)
 def verdict(self:Comparison): # -> `Verdict`
-    "Inside ±δ comes first: what is surely smaller than δ does not matter, even where it is surely not 0"
+    "Inside ±δ comes first: what is surely smaller than δ does not matter, even where it surely helps"
     return Verdict.of(*self.interval, self.delta)

@@ -20,7 +20,7 @@ _columns = dict(record='record', what='what against what', difference='points', 
                 verdict='verdict', delta='δ', equal='equal', seeds='seeds', part='part', images='training images',
                 stale='stale')
 _marks = {Verdict.HELPS: ('^', 'C0'), Verdict.HURTS: ('v', 'C3'), Verdict.NO_DIFFERENCE: ('s', '0.5'),
-          Verdict.UNDECIDED: ('o', 'C1')}
+          Verdict.UNDECIDED: ('o', 'C1'), Verdict.HELPS_LITTLE: ('+', 'C2')}
 
 
 class AllRecorded(Table):

@@ -84,7 +84,7 @@ def spread_for(low, high):
 
 
 @pytest.mark.parametrize('low,high,wanted', [
-    (0.002, 0.018, 'helps'), (0.002, 0.0098, 'no difference beyond δ'), (-0.004, 0.009, 'no difference beyond δ'),
+    (0.002, 0.018, 'helps'), (0.002, 0.0098, 'helps, by less than δ'), (-0.004, 0.009, 'no difference beyond δ'),
     (-0.002, 0.011, 'undecided'), (-0.018, -0.002, 'hurts'), (-0.0098, -0.001, 'no difference beyond δ'),
     (-0.03, 0.03, 'undecided'), (0.011, 0.012, 'helps'), (-0.0101, 0.001, 'undecided')])
 def test_verdict(low, high, wanted):

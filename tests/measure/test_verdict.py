@@ -10,7 +10,7 @@ from cnn_tricks.measure.verdict import Verdict
 
 
 @pytest.mark.parametrize('low, high, verdict', [
-    (-.01, .01, 'no difference beyond δ'), (.001, .01, 'no difference beyond δ'), (.001, .011, 'helps'),
+    (-.01, .01, 'no difference beyond δ'), (.001, .01, 'helps, by less than δ'), (0., .01, 'no difference beyond δ'), (.001, .011, 'helps'),
     (-.011, -.001, 'hurts'), (-.011, .001, 'undecided'), (0., .02, 'undecided'), (-float('inf'), float('inf'), 'undecided')])
 def test_a_verdict_is_its_text(low, high, verdict):
     v = Verdict.of(low, high, .01)
