@@ -186,6 +186,7 @@ def replace_activations(
              'records activations and activations_deep')))
 class ChangeActivation(Trick):
     "Another activation in the place of the network's own"
+    moves_lr = True
     act: str = choice('gelu', *ACTIVATIONS) # which
 
     def structure(self, m):
@@ -203,6 +204,7 @@ class ChangeActivation(Trick):
     sources=('He et al. 2015, section 2.2', 'Glorot and Bengio 2010', 'record init')))
 class KaimingInit(Trick):
     "Initial weights whose spread suits the activation"
+    moves_lr = True
     act: str = choice('relu', *ACTIVATIONS) # the activation between the layers
 
     def initialise(self, m): return kaiming_init(m, self.act)
@@ -219,6 +221,7 @@ class KaimingInit(Trick):
     sources=('Mishkin and Matas 2015', 'Saxe et al. 2013', 'record init')))
 class LSUV(Trick):
     "Initial weights scaled until every layer's output has variance 1 on the first batch"
+    moves_lr = True
     orthogonal: bool = True # start from orthonormal weights; False: scale what is there
 
     def callbacks(self): return [LSUVInit(self.orthogonal)]

@@ -105,6 +105,7 @@ def scaled_args(
              'Tan and Le 2019, arXiv 1905.11946, section 3', 'record architecture_filters')))
 class ScaleNetwork(Trick):
     "The recipe's network, wider or deeper; 'article' becomes 'article_shaped', which has both"
+    moves_lr = True
     width: float = bounded(1.5, gt=0) # every number of channels times this
     depth: int = bounded(0, ge=0) # blocks more in every stage; for networks without blocks, layers more at the end
     divisor: int = bounded(4, ge=1) # channels are rounded to multiples of this

@@ -102,6 +102,7 @@ def scale_lr(
              'records batch_size_seconds, batch_size_adamw and batch_size_sgd')))
 class BatchSize(Trick):
     "Another batch size, with the learning rate scaled by a rule"
+    moves_lr = True
     factor: float = bounded(2., gt=0) # new batch size divided by the recipe's; the result is rounded, at least 1
     rule: str = choice('sqrt', 'none', 'sqrt', 'linear') # how the learning rate follows
 
@@ -212,5 +213,6 @@ def _backward(self:MicroBatches, loss):
     sources=('the algebra and the counter-examples of lesson 10', 'record accumulate')))
 class Accumulate(Trick):
     "The recipe's batch, computed in parts"
+    moves_lr = True
     parts: int = bounded(4, ge=1) # pieces of each batch
     def callbacks(self): return [MicroBatches(self.parts)]

@@ -99,6 +99,7 @@ class JitteredNorm(nn.BatchNorm2d):
              'lesson 21 measures it (records batchnorm and batchnorm_rates)')))
 class WithBatchNorm(Trick):
     "Batch norm behind each convolution of a network that has no norms"
+    moves_lr = True
     momentum: float = bounded(0.1, gt=0, le=1) # share of the new in the running statistics
     jitter: float = bounded(0., ge=0) # for experiments: spread of a random scale and shift of each channel and step
 
@@ -119,6 +120,7 @@ class WithBatchNorm(Trick):
     sources=('Wu and He 2018, arXiv 1803.08494', 'lesson 21 measures it (record batchnorm_tiny)')))
 class WithGroupNorm(Trick):
     "Group norm in the place of batch norm, or behind each convolution of a network that has no norms"
+    moves_lr = True
     groups: int = bounded(8, ge=1) # at most so many; fewer where they do not divide the channels: gcd(groups, channels)
 
     def structure(self, m):

@@ -191,6 +191,7 @@ _card = Card(
 @trick('depthwise', _card)
 class Depthwise(Trick):
     "The network's dense convolutions, replaced by depthwise separable ones"
+    moves_lr = True
     form: str = choice('separable', *_forms) # what takes their place
     min_channels: int = bounded(8, ge=1) # convolutions with fewer input channels stay as they are
 

@@ -42,6 +42,7 @@ def convert_lr(
              'Loshchilov and Hutter 2017, arXiv 1711.05101 (AdamW)', 'records optimizers, optimizers_bands')))
 class SwapOptimizer(Trick):
     "Another optimiser, at a learning rate that suits it; `ValueError` for one that is unknown, or that the recipe has"
+    moves_lr = True
     to:str = 'muon' # a name in `optimizers`
     lr:float = bounded(None, gt=0, optional=True) # its peak learning rate; None: the recipe's, converted
     args:dict|None = None # keyword arguments of the optimiser

@@ -121,6 +121,7 @@ class UsedHypers(Callback):
              'lesson 23 measures it (records schedule and schedule_sweep)')))
 class OneCycle(Trick):
     "fastai's one-cycle policy in place of the recipe's schedule"
+    moves_lr = True
     lr: float = bounded(None, gt=0, optional=True) # the peak; None keeps the recipe's rate as the peak
     pct_start: float = bounded(0.25, gt=0, lt=1) # fraction of the run that goes up
     div: float = bounded(25., ge=1) # the start is the peak divided by this

@@ -65,6 +65,7 @@ class LinearWarmup(Callback):
              'lesson 24 measures it (records warmup, warmup_large, warmup_sweep)')))
 class Warmup(Trick):
     "A linear warmup in front of the recipe's schedule"
+    moves_lr = True
     pct: float = bounded(0.1, gt=0, le=1) # fraction of the run (of each fit, where there are several) that warms up
     start: float = bounded(0.1, gt=0, le=1) # the factor of the very first step
 
