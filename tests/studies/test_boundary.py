@@ -78,9 +78,9 @@ def test_analyses_spend_all_and_no_more():
 
 
 def test_one_trick_alone_spends_nearly_all():
-    "Four fifths at four seeds and one at six, and those overlap: a little less than 5% in all"
-    v = simulate_audits([0.], .008, FIRST, share=0., audits=40_000)['verdict']
-    assert .04 <= np.isin(v, (1, 2, 4)).mean() <= .051
+    "4% at four seeds; with a small δ nothing that is surely below 0 is called no difference"
+    v = simulate_audits([0.], .008, FIRST, share=0., delta=1e-5, audits=40_000)['verdict']
+    assert np.isin(v, (1, 2, 4)).mean() == pytest.approx(.04, abs=.004)
 
 
 def test_judge_says_what_a_verdict_says():
