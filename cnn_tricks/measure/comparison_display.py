@@ -36,7 +36,8 @@ def _delta(delta): return f'δ = {100*delta:g} point{"s" * (delta != 0.01)}'
 
 def forest(
     ax, # matplotlib axes
-    comparisons:list # `Comparison`s with one base, at least one
+    comparisons:list, # `Comparison`s with one base, at least one
+    interval:str='95% interval' # what their intervals are
 ): # -> the axes
     "Paired differences with their intervals, a row each from top to bottom, and the band of ±δ"
     base, delta = comparisons[0].base, comparisons[0].delta
@@ -44,7 +45,7 @@ def forest(
     ax.axvline(0, color='0.4', lw=1)
     for i, c in enumerate(comparisons):
         bounds = [100*(v if math.isfinite(v) else c.difference) for v in c.interval]
-        ax.plot(bounds, [i, i], '-', color='C0', lw=3, alpha=.6, label='95% interval' if i == 0 else None)
+        ax.plot(bounds, [i, i], '-', color='C0', lw=3, alpha=.6, label=interval if i == 0 else None)
         ax.plot(100*c.difference, i, 'D', color='C0', label='mean' if i == 0 else None)
         ax.plot(100*c.differences, np.linspace(i - .34, i - .14, len(c.base)), 'o', mfc='none', color='C1', ms=5,
                 label='one seed' if i == 0 else None)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import cache
 from statistics import median
 
-from .audit_boundary import FIRST
+from .audit_boundary import FIRST, longest
+from .audit_rates import RUNS
 from ..base.machine import default_device
 from ..base.paths import records_path
 from ..measure.arm_names import refusal
@@ -32,11 +33,11 @@ class Plan:
 
 
 class TooShort(ValueError):
-    "The minutes do not suffice for one trick with three seeds"
+    "The minutes do not suffice for one trick with as many seeds as its first analysis takes"
 
 
-def _runs(n, rounds, pairs): # how many runs: with base and control, a round that measures costs, the last check
-    return (n + 2)*(rounds + 1) + 2*pairs
+def _runs(moves, rounds, pairs): # how many runs: a round that measures costs, rates for those that move them, the rest
+    return (len(moves) + 1)*(rounds + 1) + RUNS*(sum(moves) + any(moves)) + 2*pairs
 
 
 def make_plan(
@@ -45,23 +46,23 @@ def make_plan(
     full:float, # seconds of training of one run of the recipe, by its own budget
     least:float, # seconds of training of the shortest run that makes sense
     extra:float, # seconds that a run takes on top of its training: validation, building the network
-    available:int, # tricks that could be tried, at least 1
+    moves:list, # a bool for each trick that could be tried, the most promising first: must its learning rate be tuned?
     most:int=20 # seeds for each at most, at least `FIRST`
 )->Plan: # how the minutes are spent
     """The plan of an audit; where time is short it cuts the length of the runs, then tricks, then seeds
 
-    Raises `TooShort` where the minutes do not suffice for one trick with three seeds; it says how many do."""
+    Raises `TooShort` where the minutes do not suffice for one trick with `FIRST` seeds; it says how many do."""
     time, least, few = 60*minutes - spent, min(least, full), min(8, most)
-    seconds = min(full, max(least, time/_runs(min(available, 6), few, 5) - extra))
+    seconds = min(full, max(least, time/_runs(moves[:6], few, 5) - extra))
     runs = time/(seconds + extra)
-    n, pairs = min(available, math.floor((runs - 10)/(few + 1)) - 2), 5
-    if n < 1: n, pairs = 1, 3
-    rounds = min(most, math.floor((runs - 2*pairs)/(n + 2)) - 1)
+    fits = [k for k in range(1, len(moves) + 1) if _runs(moves[:k], few, 5) <= runs]
+    n, pairs = (max(fits), 5) if fits else (1, 3)
+    rounds = min(most, math.floor((runs - _runs(moves[:n], 0, pairs))/(n + 1)))
     if rounds < FIRST:
-        need = math.ceil(10*(spent + 1.1*_runs(1, FIRST, 3)*(least + extra))/60)/10
+        need = math.ceil(10*(spent + 1.1*_runs(moves[:1], FIRST, 3)*(least + extra))/60)/10
         raise TooShort(f'minutes={minutes:g}: too short to compare one trick over {FIRST} seeds; '
                        f'on these images and this machine it takes about {need:g} minutes')
-    return Plan(seconds, full, n, rounds, min(most, 2*rounds), pairs)
+    return Plan(seconds, full, n, rounds, min(most, longest(rounds)), pairs)
 
 
 def _comparisons(d): # a recorded result as plain values -> pairs (recipe without, comparison)
