@@ -13,7 +13,7 @@ from .networks import networks
 from ..base.registry import Registry
 
 __all__ = ['pretrained', 'Preprocessing', 'Pretrained', 'missing_weights', 'fashion', 'rotation', 'split_head',
-           'parameter_groups', 'load_body', 'efficientnet_lite0', 'imagenet']
+           'layer_groups', 'parameter_groups', 'load_body', 'efficientnet_lite0', 'imagenet']
 
 pretrained = Registry('pretrained network')
 
@@ -145,6 +145,20 @@ def _units(model): # the layers of a network in their order, blocks whole: lists
     return found
 
 
+def layer_groups(
+    model:nn.Module # with a linear layer at its end
+)->list: # lists of parameters: each layer's, blocks whole, in their order; the head's come last
+    """Split the parameters by layers, for `Learner(splitter=...)` with a learning rate for each
+
+    Raises `ValueError` for a network that does not end in a linear layer.
+    """
+    head = list(split_head(model)[1].parameters())
+    mine = {id(p) for p in head}
+    units = [u for u in _units(model) if id(u[0]) not in mine]
+    if loose := [p for p in model.parameters(False)]: units = [loose + units[0], *units[1:]] if units else [loose]
+    return [*units, head]
+
+
 def parameter_groups(
     model:nn.Module # with a linear layer at its end
 )->list: # three lists of parameters: early body, late body, head; an empty one is left out
@@ -153,9 +167,7 @@ def parameter_groups(
     Raises `ValueError` for a network that does not end in a linear layer. Groups with learning rates of their own:
     Howard and Ruder (2018, arXiv 1801.06146), section 3.
     """
-    head = list(split_head(model)[1].parameters())
-    mine = {id(p) for p in head}
-    units = [u for u in _units(model) if id(u[0]) not in mine]
+    *units, head = layer_groups(model)
     cut = (len(units) + 1)//2
     parts = [[p for u in us for p in u] for us in (units[:cut], units[cut:])]
     return [p for p in parts + [head] if p]

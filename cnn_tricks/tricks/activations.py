@@ -223,5 +223,6 @@ class LSUV(Trick):
     "Initial weights scaled until every layer's output has variance 1 on the first batch"
     moves_lr = True
     orthogonal: bool = True # start from orthonormal weights; False: scale what is there
+    alone = 'choose the weights that training starts from'
 
     def callbacks(self): return [LSUVInit(self.orthogonal)]

@@ -46,9 +46,10 @@ from cnn_tricks.tricks.resolution import ProgressiveResizing
 from cnn_tricks.cli.progress import RunBar
 from cnn_tricks.core.fitting import FitCallback, StepLimit, limited, planned_steps
 from cnn_tricks.core.training_step import TrainingStep, batch_inputs, first_batch, unmoved
+from cnn_tricks.tricks.fine_tuning import FreezeNorm
 from cnn_tricks.tricks.stopping import KeepBest
 from cnn_tricks.core.train import fit_steps
-from cnn_tricks.tricks.transfer import fine_tune
+from cnn_tricks.tricks.transfer import fine_tune, start_head
 from cnn_tricks.tricks.warmup import LinearWarmup
 
 adamw = partial(OptimWrapper, opt=partial(torch.optim.AdamW))
@@ -59,7 +60,7 @@ MADE = {ShrinkToZero: partial(ShrinkToZero, 0.1), DecayWeights: partial(DecayWei
         Autocast: partial(Autocast, 'bfloat16'), MicroBatches: partial(MicroBatches, 2),
         StepLimit: partial(StepLimit, 1000)}
 # those whose purpose it is that other weights come out; all others must not change a fit
-CHANGES = {WeightClasses, LSUVInit, AverageWeights, ShrinkToZero, DecayWeights, Autocast, ProgressiveResizing, LinearWarmup, KeepBest,
+CHANGES = {WeightClasses, FreezeNorm, LSUVInit, AverageWeights, ShrinkToZero, DecayWeights, Autocast, ProgressiveResizing, LinearWarmup, KeepBest,
            RunControl, MicroBatches, FuseOptimizer, StepLimit}
 OPT = {FuseOptimizer: adamw} # fastai's own optimisers have no fused version
 
@@ -268,8 +269,8 @@ CALLS = dict(
     stateful=stateful, chosen_by=chosen_by, planned_steps=planned_steps,
     limited=lambda learn: limited(learn, 5), lay_out=lambda learn: lay_out(learn, True),
     batch_inputs=lambda learn: batch_inputs(learn, first_batch(learn.dls.train)),
-    fine_tune=lambda learn: fine_tune(learn, 5, 1e-3), fit_steps=lambda learn: fit_steps(learn, Recipe(steps=5)))
-TRAIN = 'fine_tune', 'fit_steps'
+    start_head=start_head, fine_tune=lambda learn: fine_tune(learn, 5, 1e-3), fit_steps=lambda learn: fit_steps(learn, Recipe(steps=5)))
+TRAIN = 'fine_tune', 'fit_steps', 'start_head' # those that change the network
 
 
 class Count(Callback):
