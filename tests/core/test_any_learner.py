@@ -269,7 +269,7 @@ CALLS = dict(
     stateful=stateful, chosen_by=chosen_by, planned_steps=planned_steps,
     limited=lambda learn: limited(learn, 5), lay_out=lambda learn: lay_out(learn, True),
     batch_inputs=lambda learn: batch_inputs(learn, first_batch(learn.dls.train)),
-    start_head=start_head, fine_tune=lambda learn: fine_tune(learn, 5, 1e-3), fit_steps=lambda learn: fit_steps(learn, Recipe(steps=5)))
+    start_head=lambda learn: start_head(learn, 10.), fine_tune=lambda learn: fine_tune(learn, 5, 1e-3), fit_steps=lambda learn: fit_steps(learn, Recipe(steps=5)))
 TRAIN = 'fine_tune', 'fit_steps', 'start_head' # those that change the network
 
 
