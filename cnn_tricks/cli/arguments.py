@@ -54,33 +54,49 @@ def _add_machine(p):
     p.add_argument('--device', type=_text, help='cpu, cuda, mps (default: the fastest there is)')
 
 
-_train_about = '''Trains two networks on the same images: the baseline, as it stands in many
-tutorials, and then a recipe with tricks, for as many seconds as the baseline
-took (unless the recipe or an option says otherwise). Prints both side by side,
-and leaves the recipe's network in a folder: model.safetensors, recipe.json,
-metrics.json and report.html. Ctrl-C stops after the step that is running;
---resume goes on. On two processes or GPUs:
+_train_about = '''Photographs (colours, 96 pixels or more) get a network that has learned from
+millions of others: first a new head alone, on frozen features, an answer within
+a minute or so, then all layers, for 5 passes and 10 minutes in all at most
+(unless --minutes, --epochs or --steps says otherwise). What is better on the
+validation images is kept.
+
+Other images, and photographs with --recipe, get two networks, trained on the
+same images: the baseline, as it stands in many tutorials, and then a recipe
+with tricks, for as many seconds as the baseline took (unless the recipe or an
+option says otherwise).
+
+Prints all side by side, and leaves the last network in a folder:
+model.safetensors, recipe.json, metrics.json and report.html. Ctrl-C stops after
+the step that is running; --resume goes on. On two processes or GPUs:
 accelerate launch --multi_gpu --num_processes 2 -m cnn_tricks train
 (CNN_TRICKS_TIMEOUT: seconds to wait for a silent process).'''
 
 
 def _add_train(commands):
     p = _command(commands, 'train', 'train a network, beside the plain baseline', _train_about, [
-        '', 'photos', 'labels.csv', 'photos --minutes 10 --size 64', '--recipe my_recipe.json --no-baseline --out trial', '--resume'])
+        '', 'photos', 'labels.csv', 'photos --minutes 2', 'photos --network timm/resnet18 --size 160',
+        'photos --from-scratch', '--recipe my_recipe.json --no-baseline --out trial', '--resume'])
     p.add_argument('folder', nargs='?', type=_text, metavar='FOLDER', help='a folder for each class, or train and test '
                    'folders of such; or a CSV file of labels (path,label and, if wanted, split and group); without it, '
                    'the clothes that come with cnn_tricks')
-    p.add_argument('--recipe', type=_text, help='fast (default), baseline, or a JSON file')
+    p.add_argument('--recipe', type=_text, help='fast (default but for photographs), baseline, or a JSON file')
+    p.add_argument('--network', type=_text, metavar='NAME', help='the network to train, in place of a recipe: '
+                   'timm/NAME for any of timm, with its pretrained weights where they are at hand')
+    p.add_argument('--weights', type=_text, metavar='FILE', help='pretrained weights of that network')
+    p.add_argument('--from-scratch', action='store_true', default=None, help='use no pretrained weights')
+    p.add_argument('--scratch-too', action='store_true', default=None,
+                   help='beside a pretrained network train a residual one from scratch, for as many seconds')
     budget = p.add_mutually_exclusive_group()
     add = budget.add_argument
     add('--epochs', type=_above_0, metavar='N', help='passes over the images, for each network')
-    add('--minutes', type=_above_0, metavar='M', help='minutes of training, shared by both networks')
+    add('--minutes', type=_above_0, metavar='M', help='minutes of training, shared by both networks; '
+        'with a pretrained network: for everything, from the start of the command')
     add('--steps', type=_at_least_1, metavar='N', help='steps of training, for each network')
     p.add_argument('--resume', action='store_true', help='go on with the run in --out')
     p.add_argument('--out', type=_text, metavar='DIR', help='folder for the results (default: cnn_tricks_run, or '
                    'cnn_tricks_run_2 and so on where that holds a run)')
-    p.add_argument('--size', type=_at_least_1, metavar='PIXELS',
-                   help='side of the images (default: as they are, up to 64)')
+    p.add_argument('--size', type=_at_least_1, metavar='PIXELS', help='side of the images (default: as they are, up to '
+                   '64; with a pretrained network up to 128, on a GPU up to 224)')
     p.add_argument('--seed', type=number(int, 0), help='decides the weights and the order of the images (default: 42)')
     p.add_argument('--batch-size', type=_at_least_1, metavar='N', help="images in a step (default: the recipe's)")
     p.add_argument('--lr', type=_above_0, help="learning rate (default: the recipe's)")

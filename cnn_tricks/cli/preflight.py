@@ -9,18 +9,23 @@ from ..core.train import learner, train
 from ..data.datasets import embedded
 from ..data.image_folder import read_folder
 from ..data.images import ImageData
+from ..nets.pretrained import pretrained
 from .errors import one_line
 
 __all__ = ['images_for_run', 'tell_images', 'try_recipes']
 
 
 def images_for_run(
-    o:dict, # options: `folder` and `size`, either may be None
+    o:dict, # options: `folder` and `size`, either may be None; `base`: what `choose_base` chose
     folder:str=None # the same folder in the user's words, for complaints; None: as in the options
 )->ImageData:
     """The images that the options name; without a folder, the clothes that come with the package.
 
     Raises `ValueError` and `OSError` as `read_folder` does."""
+    if (base := o.get('base')) and base['weights']:
+        rule = pretrained[base['weights']]().preprocessing
+        if o['folder'] is None: return embedded().resize(base['size'])
+        return read_folder(folder or o['folder'], size=base['size'], framing=rule.framing if rule else None)
     if o['folder'] is not None: return read_folder(folder or o['folder'], size=o['size'])
     return embedded().resize(o['size']) if o['size'] else embedded()
 

@@ -12,7 +12,7 @@ from .. import __version__
 from ..base.files import atomic_write
 from ..core.train import writable_folder
 from .errors import UsageError
-from .run_options import TRAIN_FOLDER, files_of_run, run_folder
+from .run_options import ARM_FOLDERS, TRAIN_FOLDER, files_of_run, run_folder
 
 __all__ = ['Taken', 'RunClaim', 'claimed', 'writing_to', 'place_of_run', 'claim_for', 'how_to_resume']
 
@@ -99,7 +99,7 @@ class RunClaim:
     def free(self):
         "Remove what an unfinished run has written, and the folders that were made for it"
         if self.ours:
-            shutil.rmtree(self.out/'baseline', ignore_errors=True)
+            for n in ARM_FOLDERS: shutil.rmtree(self.out/n, ignore_errors=True)
             for n in ('run.json', 'checkpoint.pt'): (self.out/n).unlink(missing_ok=True)
         for p in self.made or [self.out]*self.going_on:
             try: p.rmdir()

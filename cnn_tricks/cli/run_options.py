@@ -5,16 +5,26 @@ from pathlib import Path
 import torch
 
 from ..core.recipe import Recipe, recipes
+from .base_network import scratch_recipe
 from .errors import UsageError, one_line
 
-__all__ = ['TRAIN_FOLDER', 'files_of_run', 'run_folder', 'read_recipe', 'given_options', 'options_of', 'use_threads',
+__all__ = ['TRAIN_FOLDER', 'ARM_FOLDERS', 'arm_folder', 'files_of_run', 'run_folder', 'read_recipe', 'given_options', 'options_of', 'use_threads',
            'tried_device', 'with_budget', 'planned', 'same_seconds']
 
 TRAIN_FOLDER = 'cnn_tricks_run'
+ARM_FOLDERS = 'baseline', 'frozen_head', 'fine-tuned', 'from_scratch'  # inside it: what the result is held against
 _files = ('run.json', 'metrics.json', 'ledger.json', 'model.safetensors', 'recipe.json', 'report.html',
-          'checkpoint.pt', 'baseline')
+          'checkpoint.pt', *ARM_FOLDERS)
 _budgets, _least = ('epochs', 'steps', 'seconds'), 500
-_names = 'epochs', 'minutes', 'steps', 'size', 'seed', 'batch_size', 'lr', 'no_baseline'
+_names = ('epochs', 'minutes', 'steps', 'size', 'seed', 'batch_size', 'lr', 'no_baseline', 'network', 'weights',
+          'from_scratch', 'scratch_too')
+
+
+def arm_folder(
+    label:str # of a run beside others: 'frozen head'
+)->str: # one of `ARM_FOLDERS`
+    "The name of its folder"
+    return label.replace(' ', '_')
 
 
 def files_of_run(
@@ -79,6 +89,7 @@ def given_options(
     given = {k: getattr(a, k) for k in names if getattr(a, k) is not None}
     if a.folder is not None: given['folder'] = str(Path(a.folder).resolve())
     if a.recipe is not None: given['recipe'] = read_recipe(a.recipe)
+    if given.get('weights'): given['weights'] = str(Path(a.weights).resolve())
     return given
 
 
@@ -164,10 +175,14 @@ def with_budget(
 
 
 def planned(
-    o:dict, # options: `recipe`, `epochs`, `steps`, `minutes`, `lr`, `batch_size`, `no_baseline`
+    o:dict, # options: `recipe`, `epochs`, `steps`, `minutes`, `lr`, `batch_size`, `no_baseline`, `base`
     data # `ImageData`
 )->list: # (label, `Recipe`), the one that was asked for last, and before it the baseline unless told otherwise
-    "What to train, in order"
+    "What to train, in order, where nothing is pretrained"
+    if base := o.get('base'):
+        recipe = with_budget(scratch_recipe(base, o), o, data, share=1 if o['no_baseline'] else 2)
+        beside = [] if o['no_baseline'] else [('baseline', with_budget(recipes['baseline'], o, data, share=2))]
+        return [*beside, (base['network'].replace('/', '_'), recipe)]
     label, own = o['recipe']['label'], o['recipe']['own_budget']
     recipe = Recipe.from_dict(o['recipe']['fields'])
     recipe = recipe.replace(**{k: o[k] for k in ('lr', 'batch_size') if o[k]})

@@ -8,18 +8,20 @@ from fastai.callback.core import Callback
 from rich.table import Table
 
 from ..base.files import atomic_write
-from ..base.machine import Machine
+from ..base.machine import Machine, default_device
 from ..core.result import Result, load_trained
 from ..core.run_control import Interrupted, TrainingDiverged
 from ..core.train import train, writable_folder
 from ..report.training import Entry, side_by_side, write_report
+from .base_network import choose_base, tuning_recipe
 from .console import console
 from .errors import UsageError
 from .preflight import images_for_run, tell_images, try_recipes
+from .pretrained_run import Clock, train_pretrained
 from .progress import RunBar
 from .run_claim import claim_for, how_to_resume, place_of_run, writing_to
-from .run_options import TRAIN_FOLDER, given_options, options_of, planned, run_folder, same_seconds, tried_device
-from .run_options import use_threads
+from .run_options import TRAIN_FOLDER, arm_folder, given_options, options_of, planned, run_folder, same_seconds
+from .run_options import tried_device, use_threads, with_budget
 
 __all__ = ['load_result', 'train_all', 'stopped_line', 'train_command', 'train_on_several']
 
@@ -47,12 +49,12 @@ class _Began(Callback):
     def after_batch(self): self.claim.began = True
 
 
-def _train_arm(label, recipe, data, o, folder, console, resume, device, fit, claim):
+def _train_arm(label, recipe, data, o, folder, console, resume, device, fit, claim, more=()):
     "One run, in its folder; one that is finished there is read back"
     if (folder/'metrics.json').exists(): return load_result(folder, data)
     with writing_to(folder): writable_folder(folder)
     with RunBar(label, console) as bar:
-        cbs = [bar, _Began(claim)]
+        cbs = [bar, _Began(claim), *more]
         return fit(recipe, data, o['seed'], out=folder, resume=resume, progress=False, cbs=cbs, device=device)
 
 
@@ -82,12 +84,39 @@ def train_all(
             (folder/'checkpoint.pt').unlink(missing_ok=True)
 
 
+def _tuned(o, data, claim, console, said, device, entries, fit, clock):
+    "What `train_pretrained` trains, each run in a folder of its own"
+    def done(label):
+        folder = claim.out/arm_folder(label)
+        return load_result(folder, data) if (folder/'metrics.json').exists() else None
+
+    def keep(label, result):
+        folder = claim.out/arm_folder(label)
+        with writing_to(folder): result.save(folder)
+        (folder/'checkpoint.pt').unlink(missing_ok=True)
+        claim.began = True
+
+    def run(label, recipe, cbs):
+        how = claim.out/arm_folder(label), console, claim.going_on, device, fit, claim, cbs
+        try: result = _train_arm(label, recipe, data, o, *how)
+        except Interrupted as e:
+            entries.append(Entry(label, e.result))
+            raise
+        keep(label, result)
+        return result
+
+    train_pretrained(o, data, done, run, keep, entries, console, said, device, clock)
+
+
 # the results
 
 def _metrics(e, entries):
     "What `metrics.json` holds: the run's own record, its test accuracy and how the baseline fared"
     first, more = entries[0], dict(label=e.label, test_accuracy=e.test, parameters=e.parameters)
-    if e is not first:
+    if first.label != 'baseline':
+        more['beside'] = {f.label: dict(accuracy=f.result.accuracy, test_accuracy=f.test, seconds=f.result.seconds)
+                          for f in entries if f is not e}
+    elif e is not first:
         more['baseline'] = dict(accuracy=first.result.accuracy, test_accuracy=first.test, seconds=first.result.seconds,
                                 parameters=first.parameters,
                                 seconds_to_its_accuracy=e.result.time_to(first.result.accuracy))
@@ -101,8 +130,8 @@ def _finish(out, entries):
         entries[-1].result.trained.save(out)
         write_report(out/'report.html', entries, where=str(out))
         for e in entries:
-            folder = out if e is entries[-1] else out/e.label
-            with atomic_write(folder/'metrics.json') as f: f.write(_metrics(e, entries))
+            for folder in [out/arm_folder(e.label)]*(out/arm_folder(e.label)).is_dir() + [out]*(e is entries[-1]):
+                with atomic_write(folder/'metrics.json') as f: f.write(_metrics(e, entries))
     for n in ('checkpoint.pt', 'run.json'): (out/n).unlink(missing_ok=True)
 
 
@@ -122,7 +151,8 @@ def stopped_line(
     how:str # the command that goes on
 )->str:
     "What to say after Ctrl-C; writes a report of what there is, where it can be written"
-    if not entries or not entries[-1].result.steps: return f'stopped before the first step; go on with: {how}'
+    if not entries or not (entries[-1].result.steps or entries[-1].result.history):
+        return f'stopped before the first step; go on with: {how}'
     e = entries[-1]
     said = f'{e.label} {"is done; stopped after" if e.result.finished else "stopped at"} step {e.result.steps:,}'
     note = f'{said}, before all was trained. To go on: {how}'
@@ -133,10 +163,22 @@ def stopped_line(
 
 # the command
 
-def _trained(a, o, claim, arms, data, device, fit):
+def _plan(o, data, fit):
+    "The runs, or none where each depends on the one before it; and what to try of them before a folder is claimed"
+    if not (base := o.get('base')) or not base['weights']: return (planned(o, data),)*2
+    recipe = tuning_recipe(base, o)
+    if fit is train: return [], [('fine-tuned', recipe)]
+    # several processes agree on steps, not on what each of them measures
+    arms = [('fine-tuned', with_budget(recipe.replace(epochs=5), o, data))]
+    return arms, arms
+
+
+def _trained(a, o, claim, arms, data, device, fit, said, clock):
     "The entries; a run that was stopped or lost says how to go on"
-    entries, how = [], how_to_resume(a, claim.out)
-    try: train_all(arms, data, o, claim, console(stderr=True), device, entries, fit)
+    entries, how, shown = [], how_to_resume(a, claim.out), console(stderr=True)
+    try:
+        if arms: train_all(arms, data, o, claim, shown, device, entries, fit)
+        else: _tuned(o, data, claim, shown, said, device, entries, fit, clock)
     except KeyboardInterrupt: raise KeyboardInterrupt(stopped_line(claim.out, entries, how)) from None
     except TrainingDiverged:
         claim.began = False  # nothing there is worth going on with
@@ -150,22 +192,27 @@ def train_command(
     first:bool=True # is this the first process? The others leave no results
 )->int: # exit code
     """`cnn_tricks train`: the baseline, then the recipe, on the same images; results in a folder that can be resumed.
+    With a pretrained network: a head on frozen features, then all layers.
 
     Whatever can be wrong comes first: the words, the folder, the images, both networks and three steps of each. Only
     then is a folder claimed and does anything train.
 
     Raises `UsageError` (exit code 2), `ValueError` and `OSError` (1)."""
-    said = console()
+    clock, said = Clock(), console()
     out, there = place_of_run(a, said)
     if there is None: return 0
     o = options_of(out, given_options(a), there)
     use_threads(a.threads, out, there)
-    device, data = tried_device(a.device), images_for_run(o, a.folder)
+    device = tried_device(a.device)
+    if not there:
+        o['base'], why = choose_base(o, a.recipe is not None, device or str(default_device()))
+        if why: said.print(why, soft_wrap=True)
+    data = images_for_run(o, a.folder)
     tell_images(data, said)
-    arms = planned(o, data)
-    try_recipes(arms, data, o['seed'], device)
+    arms, trial = _plan(o, data, fit)
+    try_recipes(trial, data, o['seed'], device)
     with claim_for(a, said, out, o, there) as claim:
-        entries = _trained(a, o, claim, arms, data, device, fit)
+        entries = _trained(a, o, claim, arms, data, device, fit, said, clock)
         if first: _finish(claim.out, entries)
     if first: _show(claim.out, entries, said)
     return 0

@@ -20,7 +20,14 @@ from .metrics import metrics
 from .plan import plan
 from .recipe import Recipe
 
-__all__ = ['build_network', 'Trained', 'load_trained', 'Result', 'smoothed']
+__all__ = ['images_at_once', 'build_network', 'Trained', 'load_trained', 'Result', 'smoothed']
+
+
+def images_at_once(
+    size:tuple # (height, width) in pixels
+)->int: # 256 up to 64 x 64 pixels, fewer of larger ones, at least 16
+    "How many images go through a network at once where nothing is learned: their maps have to fit in memory"
+    return max(16, min(256, 2**20//(size[0]*size[1])))
 
 
 def build_network(
@@ -69,7 +76,8 @@ class Trained:
         part, device = Part(x, torch.zeros(len(x), dtype=torch.int64)), next(self.model.parameters()).device
         std = torch.tensor([s or 1. for s in self.std]) # as in training: a channel that never varies is not divided
         mean = torch.tensor(self.mean)
-        dl = ImageLoader(part, 256, mean=mean, std=std, channels_last=self.recipe.channels_last, device=device)
+        how = dict(mean=mean, std=std, channels_last=self.recipe.channels_last, device=device)
+        dl = ImageLoader(part, images_at_once(self.size), **how)
         was, _ = self.model.training, self.model.eval()
         try: return torch.cat([self.model(xb).softmax(1).cpu() for xb, _ in dl])
         finally: self.model.train(was)

@@ -17,7 +17,7 @@ from .direct_learner import DirectLearner, ScalarScheduler
 from .fitting import limited, random_kept, stop_on_signal
 from .plan import budget_steps, plan
 from .recipe import Recipe, Trick
-from .result import Result, Trained, build_network
+from .result import Result, Trained, build_network, images_at_once
 from .run_control import Interrupted, RunControl, RunState, checkpoint_format, chosen_by
 
 __all__ = ['learner', 'scheduler', 'fit_steps', 'steps_for', 'writable_folder', 'train']
@@ -44,7 +44,8 @@ def _build(p, seed, device, cbs): # a `RunPlan` with data -> `Learner`
     torch.manual_seed(seed)
     net = build_network(r, data.channels, data.n_classes, data.size)
     _try_images(r, net, data)
-    dls = data.loaders(r.batch_size, seed=seed, channels_last=r.channels_last, device=device)
+    dls = data.loaders(r.batch_size, valid_batch_size=max(r.batch_size, images_at_once(data.size)), seed=seed,
+                       channels_last=r.channels_last, device=device)
     for t in r.tricks: dls = t.loaders(dls)
     opt_func = partial(OptimWrapper, opt=partial(optimizers[r.optimizer], **r.optimizer_args))
     cbs = [cb for t in r.tricks for cb in t.callbacks()] + list(cbs)

@@ -155,7 +155,7 @@ def layer_groups(
     head = list(split_head(model)[1].parameters())
     mine = {id(p) for p in head}
     units = [u for u in _units(model) if id(u[0]) not in mine]
-    if loose := [p for p in model.parameters(False)]: units = [loose + units[0], *units[1:]] if units else [loose]
+    if loose := list(model.parameters(False)): units = [loose + units[0], *units[1:]] if units else [loose]
     return [*units, head]
 
 

@@ -27,6 +27,7 @@ class Entry:
     label:str # what to call it: 'baseline'
     result:Result # the run, finished or stopped
     test:float = None # accuracy on the test part in [0, 1]; None: not read
+    before:float = 0. # seconds of the run that it started from
 
     @property
     def parameters(self): # -> int
@@ -53,10 +54,12 @@ def side_by_side(
         spans = ('–' if e.test is None else interval(e.test, len(e.result.data.test)) for e in entries)
         rows += [('test accuracy', *(percent_text(e.test) for e in entries)), ('  its 95% interval', *spans)]
     rows += [('seconds of training', *(seconds_text(r.seconds) for r in results))]
+    if any(e.before for e in entries):
+        rows += [('  with those of what it starts from', *(seconds_text(e.before + e.result.seconds) for e in entries))]
     if len(entries) > 1:
-        reached = (r.time_to(first.accuracy) for r in results)
+        reached = ((e.before, e.result.time_to(first.accuracy)) for e in entries)
         rows += [(f'seconds until {percent_text(first.accuracy)} (validation)',
-                  *('not reached' if s is None else seconds_text(s) for s in reached))]
+                  *('not reached' if s is None else seconds_text(before + s) for before, s in reached))]
     rows += [('steps', *(f'{r.steps:,}' for r in results))]
     return rows + [('parameters', *(f'{e.parameters:,}' for e in entries))]
 
