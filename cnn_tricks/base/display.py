@@ -37,8 +37,10 @@ class SlowBar:
                  label: str,  # What is going on
                  total: int,  # How much there is to do
                  show: bool = True,  # False: never show it
+                 console=None,  # rich's console to show it on; None: stdout
                  ):
-        self.label, self.total, self.show, self.bar, self.start = label, total, show, None, time.monotonic()
+        self.label, self.total, self.show, self.console = label, total, show, console
+        self.bar, self.start = None, time.monotonic()
 
     def update(self,
                done: int,  # Of `total`
@@ -47,7 +49,7 @@ class SlowBar:
         spent = time.monotonic() - self.start
         if self.show and self.bar is None and done and spent/done*self.total > 2:
             from rich.progress import Progress
-            self.bar = Progress(transient=True)
+            self.bar = Progress(transient=True, console=self.console)
             self.bar.add_task(self.label, total=self.total)
             self.bar.start()
         if self.bar: self.bar.update(0, completed=done)

@@ -167,16 +167,26 @@ def _add_bench(commands):
     what.add_argument('--check', action='store_true', help='make one run again and say whether it agrees')
 
 
+_predict_about = '''Prints, for each picture, its class and how sure the network is; with --heat,
+draws where it looks. A folder stands for all pictures in it, at any depth. With
+--csv, writes a table: path, class, the probability of each class and, for a file
+that cannot be read, the error; it takes as many pictures as there are.'''
+
+
 def _add_predict(commands):
-    p = _command(commands, 'predict', 'name the class of each picture',
-                 'Prints, for each picture, its class and how sure the network is; with --heat, draws where it looks.',
-                 ['cnn_tricks_run a.jpg', 'cnn_tricks_run *.jpg --top 3', 'cnn_tricks_run a.jpg --heat where',
-                  'cnn_tricks_run a.jpg --json'])
+    p = _command(commands, 'predict', 'name the class of each picture', _predict_about, [
+        'cnn_tricks_run a.jpg', 'cnn_tricks_run *.jpg --top 3', 'cnn_tricks_run photos --csv classes.csv',
+        'cnn_tricks_run photos --csv classes.csv --views 2', 'cnn_tricks_run a.jpg --heat where',
+        'cnn_tricks_run a.jpg --json'])
     p.add_argument('model', type=_text, metavar='MODEL', help='the folder that `cnn_tricks train` has left')
-    p.add_argument('images', nargs='+', type=_text, metavar='IMAGE', help='picture files')
+    p.add_argument('images', nargs='+', type=_text, metavar='IMAGE', help='picture files, or folders of them')
     p.add_argument('--top', type=_at_least_1, default=1, metavar='N', help='how many classes to print (default: 1)')
-    p.add_argument('--heat', type=_text, metavar='DIR',
-                   help='draw where the network looks in each picture, into this folder')
+    p.add_argument('--views', type=number(int, 1, most=10), default=1, metavar='N', help='average the probabilities over '
+                   'N views of each picture: as it is, mirrored (2), and moved by some pixels (3 to 10; default: 1)')
+    form = p.add_mutually_exclusive_group()
+    form.add_argument('--csv', type=_text, metavar='FILE', help='write a table; FILE must not exist')
+    form.add_argument('--heat', type=_text, metavar='DIR',
+                      help='draw where the network looks in each picture, into this folder')
     p.add_argument('--json', action='store_true', help='print JSON')
 
 

@@ -1,10 +1,13 @@
-"""`cnn_tricks predict`: the class of each picture, and where the network looks in it"""
+"""`cnn_tricks predict`: the class of each picture, of a few or of whole folders, and where the network looks in it"""
 import json
+import os
 from pathlib import Path
 
-from .errors import complain
+from .console import console
+from .errors import UsageError, complain
 
-__all__ = ['load_model', 'read_picture', 'probabilities', 'new_file', 'draw_heat', 'predict_command']
+__all__ = ['load_model', 'read_picture', 'files_of', 'some_views', 'probabilities', 'new_file', 'draw_heat',
+           'write_table', 'predict_command']
 
 
 def load_model(
@@ -26,22 +29,61 @@ def read_picture(
     "A picture as training saw its own: read by the same decoder, cut and scaled in the same way"
     from ..data.decode import decode_or_reason
     if not Path(path).exists(): return 'no such file'
-    if Path(path).is_dir(): return 'a folder; give its pictures'
     return decode_or_reason(path, trained.size, trained.channels, trained.ranges, trained.framing)
+
+
+def files_of(
+    names:list # files, which need not exist, and folders
+)->tuple: # files, in place of a folder the images in it; exit code: 1 if a folder has none
+    "What is to be predicted; lines tell what else is in a folder. Raises `FolderError` where there is nothing at all"
+    from ..data.folder_layout import FolderError, all_images
+    files, code = [], 0
+    for name in names:
+        try: found, lines = all_images(name) if os.path.isdir(name) else ([name], [])
+        except FolderError as e:
+            if len(names) == 1: raise
+            code, found, lines = complain(f'error: {e}'), [], []
+        for line in lines: complain(f'{name}: {line}')
+        files += found
+    return files, code
+
+
+def some_views(
+    n:int, # how many, 1 to 10
+    size:tuple # (height, width) in pixels
+)->list: # functions of images, for `predict_tta`
+    "An image as it is and mirrored, and then both moved by a sixteenth of the size: to the right, left, down and up"
+    from ..tools.tta import one_view
+    d, r = (max(1, s//16) for s in size)
+    moves = (0, 0), (0, r), (0, -r), (d, 0), (-d, 0)
+    return [one_view(*m, mirror) for m in moves for mirror in (False, True)][:n]
 
 
 def probabilities(
     trained, # `Trained`
-    paths:list # image files
+    paths:list, # image files, any number
+    views:int=1 # of each, whose probabilities are averaged
 ): # yields (path, tensor of the class probabilities, or why there are none), in order
-    "The network's answer to each picture, 256 pictures at a time so that they fit in memory"
+    "The network's answer to each picture, batch by batch; threads decode the next ones meanwhile"
+    from concurrent.futures import ThreadPoolExecutor
     import numpy as np
     import torch
-    for start in range(0, len(paths), 256):
-        some = {p: read_picture(p, trained) for p in paths[start:start + 256]}
-        good = [p for p, x in some.items() if not isinstance(x, str)]
-        if good: some.update(zip(good, trained.predict(torch.from_numpy(np.stack([some[p] for p in good])))))
-        for p in paths[start:start + 256]: yield p, some[p]
+    from ..tools.tta import predict_tta
+    n = max(16, min(256, 2**23//(trained.channels*trained.size[0]*trained.size[1])))  # so that a batch fits in memory
+    shown = some_views(views, trained.size)
+    chunks = [paths[i:i + n] for i in range(0, len(paths), n)]
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        def begin(chunk): return [pool.submit(read_picture, p, trained) for p in chunk]
+        waiting = begin(chunks[0]) if chunks else []
+        try:
+            for chunk, following in zip(chunks, [*chunks[1:], []]):
+                now, waiting = [f.result() for f in waiting], begin(following)
+                good = [i for i, x in enumerate(now) if not isinstance(x, str)]
+                if good: answers = predict_tta(trained, torch.from_numpy(np.stack([now[i] for i in good])), shown)
+                for i, k in enumerate(good): now[k] = answers[i]
+                yield from zip(chunk, now)
+        finally:
+            for f in waiting: f.cancel()
 
 
 def _best(p, classes, n):
@@ -79,12 +121,60 @@ def draw_heat(
     return file
 
 
+def write_table(
+    file:Path, # to write; it must not exist
+    classes:list, # their names
+    answers # (path, tensor of the class probabilities, or why there are none), in any number
+)->list: # 'path (why)' of the pictures without an answer
+    """Write a CSV file with the columns path, class, error and one for each class: its probability
+
+    It is there, whole, when all is done, or not at all. Raises `FileExistsError`, and `OSError` where it cannot be
+    written."""
+    import csv
+    import io
+    from ..base.files import atomic_write
+    from ..data.decode import printable
+    if Path(file).exists(): raise FileExistsError(f'{file} exists: remove it, or give another name')
+    failed, fixed = [], ('path', 'class', 'error')
+    with atomic_write(file) as raw:
+        text = io.TextIOWrapper(raw, encoding='utf-8', newline='')
+        rows = csv.writer(text)
+        rows.writerow([*fixed, *(f'{c} (class)' if c in fixed else c for c in classes)])
+        for path, p in answers:
+            name = printable(path)
+            if isinstance(p, str): failed.append(f'{name} ({p})')
+            rows.writerow([name, '', p, *['']*len(classes)] if isinstance(p, str) else
+                          [name, classes[int(p.argmax())], '', *(f'{v:.6f}' for v in p.tolist())])
+        text.detach()  # flushed; `atomic_write` closes the file
+    return failed
+
+
+def _to_table(a, trained, files, code):
+    "Write the table and say what is in it"
+    from ..base.display import SlowBar
+    from ..data.folder_layout import examples
+    with SlowBar('predicting', len(files), console=console(stderr=True)) as bar:
+        def watched():
+            for i, answer in enumerate(probabilities(trained, files, a.views), 1):
+                yield answer
+                if i % 64 == 0: bar.update(i)
+        failed = write_table(a.csv, trained.classes, watched())
+    print(f'{a.csv}: {len(files):,} pictures, {len(trained.classes)} classes')
+    if not failed: return code
+    return complain(f'error: {len(failed):,} of {len(files):,} could not be read (see the column error): {examples(failed)}')
+
+
 def predict_command(
     a # what argparse made of the command line
 )->int: # exit code: 1 if a picture could not be read
-    "`cnn_tricks predict`: the most probable classes of each picture, and where the network looks in it"
-    trained, rows, code = load_model(a.model), [], 0
-    for path, p in probabilities(trained, a.images):
+    """`cnn_tricks predict`: the most probable classes of each picture, and where the network looks in it; or a table.
+
+    Raises `UsageError` for words that do not go together; and as `load_model`, `files_of` and `write_table` do."""
+    if a.csv and a.json: raise UsageError('--csv and --json: give one of them')
+    if a.csv and Path(a.csv).exists(): raise FileExistsError(f'{a.csv} exists: remove it, or give another name')
+    trained, rows, (files, code) = load_model(a.model), [], files_of(a.images)
+    if a.csv: return _to_table(a, trained, files, code)
+    for path, p in probabilities(trained, files, a.views):
         if isinstance(p, str):
             code = complain(f'error: {path}: {p}')
             rows.append({'image': path, 'error': p})

@@ -5,7 +5,7 @@ from collections import Counter
 from .decode import is_image, printable
 from .part_names import folder_name, names_nothing, names_part, names_unlabelled, part_of
 
-__all__ = ['FolderError', 'find_images', 'some', 'examples']
+__all__ = ['FolderError', 'find_images', 'all_images', 'some', 'examples']
 
 
 class FolderError(ValueError):
@@ -28,6 +28,15 @@ def find_images(path: str | os.PathLike,  # Class folders, at the top or inside 
         if names_part(d) and _groups(d):
             lines.append(f'{folder_name(d)!r} is read as a class, like the folders beside it')
     return root, found, list(parts) or [''], [*lines, *_lines(root, empty, loose, strays)]
+
+
+def all_images(folder: str | os.PathLike,  # It exists
+               ) -> tuple:  # Their paths, in order; lines on the files that are not images
+    "The image files of a folder, at any depth; `FolderError` where there is none, or where a folder cannot be opened"
+    files = list(_walk(os.fspath(folder)))
+    lines = list(_lines(folder, {}, [], [p for p in files if not _usable(p)]))
+    if found := sorted(filter(_usable, files)): return found, lines
+    raise FolderError(f'{printable(folder)}: no image in it' + ''.join(f'; {line}' for line in lines))
 
 
 def some(n: int,  # How many

@@ -101,9 +101,8 @@ def _translated(trained):
 
 def _metadata(trained):
     "What a program that uses the file has to know"
-    framing = getattr(trained, 'framing', None)
     rule = dict(interpolation='bilinear', antialias=True, crop_pct=1.0, crop_mode='center')
-    if framing: rule |= framing._asdict()
+    if trained.framing: rule |= trained.framing._asdict()
     return dict(classes=list(trained.classes), channels=trained.channels, size=list(trained.size), resizing=rule,
                 input='uint8 (N, C, H, W), 0 to 255, ' + ('grey' if trained.channels == 1 else 'RGB'),
                 output='probabilities, float32 (N, classes)', network=trained.recipe.network, cnn_tricks=__version__)

@@ -524,7 +524,7 @@ def test_predict_goes_on_after_bad_pictures(cnn_tricks, trained, pictures, tmp_p
     (tmp_path/'note.png').write_text('no picture')
     (tmp_path/'empty.jpg').touch()
     (tmp_path/'cut.png').write_bytes((tmp_path/'exact.png').read_bytes()[:900])
-    bad = 'note.png', 'empty.jpg', 'cut.png', 'missing.png', '.'
+    bad = 'note.png', 'empty.jpg', 'cut.png', 'missing.png'
     job = cnn_tricks('predict', trained[0], *bad, *pictures, code=1, lines=len(bad))
     assert [l.split(': ')[2] for l in job.err.splitlines()] == list(bad) and len(job.out.splitlines()) == len(pictures)
     rows = json.loads(cnn_tricks('predict', trained[0], 'note.png', 'exact.png', '--json', code=1, lines=1).out)

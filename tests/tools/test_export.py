@@ -10,6 +10,7 @@ from cnn_tricks.cli.main import main
 from cnn_tricks.core.plan import plan
 from cnn_tricks.core.recipe import Recipe, recipes
 from cnn_tricks.core.result import Trained, build_network
+from cnn_tricks.data.framing import Framing
 from cnn_tricks.nets.networks import networks
 from cnn_tricks.tools import export
 from cnn_tricks.tools.export import export_onnx
@@ -32,7 +33,7 @@ def answers(path, x):
     return torch.from_numpy(session.run(['probabilities'], {'images': x.numpy()})[0])
 
 
-@pytest.mark.parametrize('name,channels', [('fast', 1), ('efficientnet_lite0', 3)])
+@pytest.mark.parametrize('name,channels', [('fast', 1), ('timm/test_resnet', 1), ('efficientnet_lite0', 3)])
 def test_same_probabilities(tmp_path, name, channels):
     "For any number of images, of bytes that nothing was tried with."
     t = trained(recipes[name] if name in recipes else Recipe(network=name), channels)
@@ -46,13 +47,14 @@ def test_same_probabilities(tmp_path, name, channels):
 
 def test_the_file_says_what_it_needs(tmp_path):
     t = trained(Recipe())
+    t.framing = Framing('bicubic', 0.9)
     was = {k: v.clone() for k, v in t.model.state_dict().items()}
     export_onnx(t, tmp_path/'n.onnx')
     model = onnx.load(tmp_path/'n.onnx')
     onnx.checker.check_model(model)
     about = {p.key: p.value for p in model.metadata_props}
     assert json.loads(about['classes']) == t.classes and json.loads(about['size']) == [24, 32]
-    assert json.loads(about['resizing']) == dict(interpolation='bilinear', antialias=True, crop_pct=1.0, crop_mode='center')
+    assert json.loads(about['resizing']) == dict(interpolation='bicubic', antialias=True, crop_pct=0.9, crop_mode='center')
     assert about['input'] == 'uint8 (N, C, H, W), 0 to 255, RGB' and about['network'] == t.recipe.network
     shape = model.graph.input[0].type.tensor_type
     assert shape.elem_type == onnx.TensorProto.UINT8 and [d.dim_value for d in shape.shape.dim] == [0, 3, 24, 32]
