@@ -107,9 +107,11 @@ def _add_train(commands):
 _audit_about = '''Tries the tricks of the course on your images: each against the recipe
 without it, over several seeds and for equal seconds of training. Says which
 help, which hurt, which make no difference and which it could not decide in the
-minutes given, and then checks all that help together on the test images.
-Leaves a folder: report.html, ledger.json and recipe.json (the recipe with what
-helped, for `cnn_tricks train --recipe`). Ctrl-C stops; --resume goes on.'''
+minutes given, and then checks all that help together on the test images. Each
+seed splits the images to train and validate on anew. FOLDER.test_reads.json
+counts how often the test images were read. Leaves a folder: report.html,
+ledger.json and recipe.json (for `cnn_tricks train --recipe`: with what helped,
+if the last check says that it helps). Ctrl-C stops; --resume goes on.'''
 
 
 def _delta(text):
@@ -131,6 +133,8 @@ def _add_audit(commands):
                    'used here, the most promising first)')
     p.add_argument('--delta', type=_delta, metavar='POINTS', help='the smallest difference of accuracy that matters to '
                    'you, in points (default: 1)')
+    p.add_argument('--metric', choices=('accuracy', 'balanced_accuracy', 'macro_f1'), help='what is compared: where '
+                   'classes are uneven, balanced_accuracy counts each alike (default: accuracy)')
     p.add_argument('--size', type=_at_least_1, metavar='PIXELS',
                    help='side of the images (default: as they are, up to 64)')
     p.add_argument('--out', type=_text, metavar='DIR', help='folder for the results (default: cnn_tricks_audit, or '

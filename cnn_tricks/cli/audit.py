@@ -8,6 +8,7 @@ from rich.text import Text
 
 from ..base.files import atomic_write
 from ..core.recipe import Recipe, tricks
+from ..measure.test_reads import log_beside
 from ..report.audit import write_audit_report
 from ..studies.audit import Audit, TooShort, audit
 from .console import console
@@ -19,7 +20,7 @@ from .run_options import given_options, options_of, read_recipe, tried_device, u
 __all__ = ['AUDIT_FOLDER', 'clock', 'plan_lines', 'AuditBar', 'audit_command']
 
 AUDIT_FOLDER = 'cnn_tricks_audit'
-_asked = 'minutes', 'tricks', 'delta', 'size', 'seed'
+_asked = 'minutes', 'tricks', 'delta', 'size', 'seed', 'metric'
 
 
 # what is said while it runs
@@ -35,13 +36,14 @@ def plan_lines(
     a:Audit # with its plan made
 ): # yields lines
     "What an audit is going to do"
-    p, k = a.plan, len(a.arms) - 2
-    yield (f'plan: {k} trick{"s"*(k != 1)} and a control (the recipe against itself), {p["rounds"]} seeds each, up to '
-           f'{p["most"]} where some leave early;')
+    p, k = a.plan, len(a.arms) - 1
+    yield (f'plan: {k} trick{"s"*(k != 1)} against the recipe, {p["rounds"]} seeds each, up to '
+           f'{p["most"]} where some leave early, each seed on a split of its own;')
     yield (f'      runs of {p["seconds"]:.1f} s of training (the recipe\'s own: {p["full"]:.1f} s), '
            f'{p["pairs"]} more of each side at the end, on test images')
-    yield f'tries: {", ".join(arm.name for arm in a.arms[2:])}'
+    yield f'tries: {", ".join(arm.name for arm in a.arms[1:])}'
     for why, names in a.reasons().items(): yield f'not {", ".join(names)}: {why}'
+    yield from a.notes()
 
 
 class _Left(ProgressColumn):
@@ -77,8 +79,8 @@ class AuditBar:
         self.bar.update(self.task, total=total, completed=a.spent, description=what, ends=time.monotonic() + left)
         if what == 'the plan': self.plan(a)
         if self.console.is_terminal or not what.startswith('round'): return
-        open_ = sum(arm.name not in a.left for arm in a.arms[2:])
-        self.console.print(f'{what}: {open_} of {len(a.arms) - 2} tricks are open, {clock(left)} left')
+        open_ = sum(arm.name not in a.left for arm in a.arms[1:])
+        self.console.print(f'{what}: {open_} of {len(a.arms) - 1} tricks are open, {clock(left)} left')
 
     def plan(self,
         a:Audit # with its plan made
@@ -100,6 +102,7 @@ def _show(a, said):
         t.add_row(r['trick'], r['difference'], r['interval'], r['verdict'], str(r['seeds']), f'× {r["step"]}')
     said.print(t)
     said.print(a.answer('{}'))
+    for note in a.notes(): said.print(note)
 
 
 def _write(out, a, data, folder, **kwargs):
@@ -137,7 +140,8 @@ def _base(o, data):
 def _audited(o, data, base, claim, device, bar):
     "Run it; what can be wrong with the options is a `UsageError`"
     path = claim.out/'ledger.json'
-    options = dict(delta=o['delta']/100, seed=o['seed'], path=path, tell=bar.tell, device=device)
+    options = dict(delta=o['delta']/100, seed=o['seed'], metric=o['metric'], path=path, tell=bar.tell, device=device)
+    if o['folder'] is not None: options['log'] = log_beside(o['folder'])
     try:
         with writing_to(claim.out): return audit(data, base, o['tricks'], o['minutes'], **options)
     except TooShort as e: raise UsageError(f'--{str(e).replace("=", " ", 1)}') from None
@@ -167,7 +171,8 @@ def audit_command(
     said = console()
     out, there = place_of_run(a, said, AUDIT_FOLDER, 'ledger.json', 'audit')
     if there is None: return 0
-    fresh = dict(folder=None, minutes=10., tricks=None, delta=1., size=None, seed=42, recipe=read_recipe('fast'))
+    fresh = dict(folder=None, minutes=10., tricks=None, delta=1., size=None, seed=42, metric='accuracy',
+                 recipe=read_recipe('fast'))
     o = options_of(out, given_options(a, _asked), there, fresh, 'audit')
     _known(o['tricks'])
     use_threads(a.threads, out, there, 'audit')

@@ -8,6 +8,7 @@ from .._modidx import d as _index
 from ..base.files import atomic_write
 from ..core.recipe import Recipe, recipes
 from ..data.images import ImageData
+from ..studies.audit_promise import kept_promise
 from ..studies.audit_result import Audit
 from .charts import forest_chart
 from .pages import render
@@ -20,7 +21,7 @@ _site = _settings['doc_host'] + _settings['doc_baseurl']
 
 
 def _headline(a):
-    n, k = len(a.helping), len(a.arms) - 2
+    n, k = len(a.helping), max(len(a.arms) - 1, 0)
     text = f'{n} of {k} trick{"s" * (k != 1)} help{"s" * (n == 1)}' if n else 'No trick was found to help'
     return text if a.finished else f'Not finished: {text[0].lower()}{text[1:]} so far'
 
@@ -64,9 +65,9 @@ def audit_html(
     images, command = a.base.data['train'], ['cnn_tricks', 'train', *[folder]*bool(folder), '--recipe']
     return render(
         'audit.html.j2', audit=a, data=data, stopped=stopped, title=f'Audit: {_headline(a)}', headline=_headline(a),
-        answer=_answer(a), base=_base_name(a), control=a.control if a.rounds else None,
-        chart=forest_chart([*a.comparisons, a.control], a.delta) if a.rounds else '', site=_site,
-        notes=[n for arm in a.arms for n in arm.notes()], check=a.check, **_check_values(a.check),
+        answer=_answer(a), base=_base_name(a), promise=kept_promise(),
+        chart=forest_chart(a.comparisons, a.delta) if a.rounds else '', site=_site, notes=a.notes(), check=a.check,
+        measured=a.base.measured, adopted=a.recipe != Recipe.from_dict(a.asked['base']), tuned=sorted(a.tuned), **_check_values(a.check),
         epochs=a.base.steps*min(a.base.recipe['batch_size'], images)/images,
         recipe_rows=recipe_rows([Recipe.from_dict(a.asked['base']), a.recipe]), machine=_machine(a),
         command=shlex.join([*command, f'{where}/recipe.json']))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..base.machine import default_device
 from ..core.metrics import metrics
-from ..core.recipe import Recipe, recipes, tricks
+from ..core.recipe import Recipe, recipes
 from ..data.images import ImageData
 from ..measure.arm_names import refusal
 from ..measure.comparison import check_delta

@@ -37,7 +37,7 @@ def analyses(
     "When an audit is analysed, fixed before it starts: half way, at the planned end, and at the latest end"
     if not FIRST <= rounds <= most:
         raise ValueError(f'rounds={rounds}, most={most}: must be at least {FIRST}, and rising')
-    shares = {n: 0.2 for n in [rounds//2]*(rounds//2 >= FIRST) + [most]*(most > rounds)}
+    shares = dict.fromkeys([rounds//2]*(rounds//2 >= FIRST) + [most]*(most > rounds), 0.2)
     return dict(sorted((shares | {rounds: 1 - sum(shares.values())}).items()))
 
 def level(
