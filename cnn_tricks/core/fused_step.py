@@ -10,7 +10,6 @@ def _optimizer(opt): # the one inside fastai's wrapper: PyTorch's own
     return getattr(opt, 'opt', opt)
 
 
-
 def match_layout(
     opt # optimiser, PyTorch's or fastai's
 ):

@@ -63,7 +63,6 @@ def recipe_step(
     return TrainingStep(learn)
 
 
-
 def first_batch(
     dl # a loader of fastai's or of PyTorch's
 ): # -> the first batch of its next iteration: tuple or list of tensors
@@ -97,9 +96,6 @@ def unmoved(
             for g, state in own: g.setstate(state) if isinstance(g, random.Random) else g.set_state(state)
             if rng is not None: dl.rng = rng # fastai's loaders take a new one for each iteration
 
-    def load(self): # -> tuple of tensors
-        "A batch, on the model's device"
-        return to_device(tuple(first_batch(self.loader)), self.device)
 
 def _generators(dl): # the random numbers that a loader has of its own: fastai's `rng`, PyTorch's `generator`
     parts = [dl, getattr(dl, 'sampler', None), getattr(getattr(dl, 'batch_sampler', None), 'sampler', None)]
