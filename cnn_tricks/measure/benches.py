@@ -6,7 +6,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 
 from ..base.registry import Registry
-from ..core.recipe import FAST, Recipe, recipes, tricks
+from ..core.recipe import Recipe, recipes, tricks
 from ..data.datasets import cifar10, embedded, fashion_mnist
 from ..data.download import DownloadError
 from ..data.image_folder import read_folder
@@ -152,15 +152,7 @@ def photo_images()->ImageData:
     return _pool(read_folder(home/'clothing' if (home/'clothing').is_dir() else home, 128))
 
 
-# the benches; a base is frozen: its name never stands for another recipe
-
-recipes.register('bench_clothes', FAST.replace(optimizer_args={'weight_decay': 0.01}))
-recipes.register('bench_fashion', Recipe(
-    network='resnet', optimizer='adamw', optimizer_args={'weight_decay': 0.05}, lr=0.01, schedule='one_cycle',
-    channels_last=True, batch_size=128))
-recipes.register('bench_cifar10', Recipe.from_dict(dict(
-    network='resnet', network_args={'stem_stride': 1}, optimizer='adamw', optimizer_args={'weight_decay': 0.05},
-    lr=0.01, schedule='one_cycle', channels_last=True, batch_size=128, tricks=[{'name': 'flip_shift'}])))
+# the benches
 
 _known = {'fine_tune': "its weights come from images of Fashion-MNIST"}
 _eight = 'augment', 'label_smoothing', 'ema', 'dropout', 'decay', 'muon', 'progressive_resizing', 'batch × 4'
