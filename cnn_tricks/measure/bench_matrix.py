@@ -6,14 +6,19 @@ from pathlib import Path
 
 import numpy as np
 
-from ..base.display import Table
+from ..base.display import Shown, Table
+from ..base.paths import lesson_of_module
+from ..core.recipe import tricks
 from .bench_record import BenchRecord, benches_path
 from .statistics import holm, paired_t
 from .verdict import Verdict
 
-__all__ = ['Cell', 'recorded_benches', 'cells_of', 'epochs_to', 'base_rows', 'matrix_table', 'record_table', 'matrix_figure']
+__all__ = ['Cell', 'recorded_benches', 'cells_of', 'epochs_to', 'base_rows', 'matrix_table', 'record_text', 'record_table',
+           'matrix_figure']
 
-_signs = {Verdict.HELPS: '▲', Verdict.HURTS: '▼', Verdict.NO_DIFFERENCE: '=', Verdict.UNDECIDED: '?'}
+_signs = {Verdict.HELPS: '▲', Verdict.HELPS_LITTLE: '△', Verdict.HURTS: '▼', Verdict.NO_DIFFERENCE: '=',
+          Verdict.UNDECIDED: '?'}
+_site = 'https://github.com/cnn-tricks/cnn_tricks/blob/main/results/benches/'
 
 
 @dataclass
@@ -35,16 +40,10 @@ class Cell:
 
     @property
     def word(self): # -> Verdict
-        "By the corrected p, not by the interval"
-        if self.holm < 0.05: return Verdict.HELPS if self.difference > 0 else Verdict.HURTS
+        "That there is a difference is said by the corrected p; how large it is, by the interval"
+        if self.holm < 0.05: return Verdict.of(self.low, self.high, self.delta)
         inside = -self.delta <= self.low and self.high <= self.delta
         return Verdict.NO_DIFFERENCE if inside else Verdict.UNDECIDED
-
-    @property
-    def said(self): # -> str
-        "The word, with 'by less than δ' where the interval says so"
-        small = self.word.sure and -self.delta <= self.low and self.high <= self.delta
-        return f'{self.word}' + ', by less than δ'*small
 
 
 def recorded_benches(
@@ -122,22 +121,51 @@ def base_rows(
     return out
 
 
+def _columns(records, cells): # (bench, length), in the order of the records
+    return sorted({(c.bench, c.epochs) for c in cells}, key=lambda k: (list(records).index(k[0]), k[1]))
+
+
+def _named(records, arm): # with a link to the lesson of the trick that it is about, where there is one
+    name = next((r.about.get(arm, '') for r in records.values() if arm in r.about), '')
+    stem = lesson_of_module(tricks[name].__module__) if name in tricks else ''
+    return f'[`{arm}`]({stem}.ipynb)' if stem else f'`{arm}`'
+
+
 def matrix_table(
     records:dict, # name -> `BenchRecord`
     link:str='#{bench}' # what a cell leads to; '': no links
 )->Table: # `rows` have `trick` and a key for each column
     "Tricks x benches and lengths: effect in points and a sign for its word"
     cells = [c for r in records.values() for c in cells_of(r)]
-    columns = sorted({(c.bench, c.epochs) for c in cells}, key=lambda k: (list(records).index(k[0]), k[1]))
-    rows = []
-    for arm in sorted({c.arm for c in cells}):
-        row = dict(trick=f'`{arm}`' if link else arm) | {f'{b} {e:g}': '' for b, e in columns}
-        for c in cells:
-            if c.arm != arm: continue
+    columns, rows = _columns(records, cells), []
+    for arm in _by_effect(cells):
+        row = dict(trick=_named(records, arm) if link else arm) | {f'{b} {e:g}': '' for b, e in columns}
+        for c in (c for c in cells if c.arm == arm):
             text = f'{_points(c.difference)} {_signs[c.word]}'
             row[f'{c.bench} {c.epochs:g}'] = f'[{text}]({link.format(bench=c.bench)})' if link else text
         rows.append(row)
     return Table(rows, dict(trick='') | {f'{b} {e:g}': f'{b}, {_length(e)}' for b, e in columns})
+
+
+def record_text(
+    name:str, # of a bench
+    folder:Path=None # where the records lie; None: those that came with the package
+)->Shown:
+    "A bench on a page: images, base, machine, what was left out, the table, and a link to the record"
+    record = recorded_benches(folder).get(name)
+    if record is None: return Shown('Not recorded yet.')
+    d, where = record.data, record.sessions[-1]
+    lines = [f'{d["name"]}: {d["train"]:,} training and {d["valid"]:,} validation images, drawn anew for each seed; '
+             f'{d["test"]:,} test images, read once for each run. δ is {100*record.delta:g} points. '
+             f'The record is [{name}.json]({_site}{name}.json): {len(record.runs)} runs, '
+             f'{sum(len(t["valid"]) for t in record.tuned)} of tuning, {where["date"]}, {where["machine"]["name"]}, '
+             f'one thread, torch {where["versions"]["torch"]}.', '']
+    for b in base_rows(record):
+        lines.append(f'- base, {b["length"]}: {100*b["accuracy"]:.2f}% ({100*b["low"]:.2f} to {100*b["high"]:.2f}), '
+                     f'{b["seeds"]} seeds')
+    lines += [f'- {note}' for note in record.notes] + [f'- not run: `{n}`: {why}' for n, why in record.refused.items()]
+    if cells_of(record): lines += ['', record_table(record).markdown]
+    return Shown('\n'.join(lines))
 
 
 def record_table(
@@ -146,7 +174,7 @@ def record_table(
     "Every cell of a bench in full"
     def number(x, form): return '' if math.isnan(x) else form.format(x)
     rows = [dict(trick=f'`{c.arm}`', length=_length(c.epochs), effect=_points(c.difference),
-                 interval=f'{_points(c.low)} to {_points(c.high)}', word=c.said, p=f'{c.holm:.2g}',
+                 interval=f'{_points(c.low)} to {_points(c.high)}', word=str(c.word), p=f'{c.holm:.2g}',
                  cost=number(c.cost, '× {:.2f}'), saved=number(c.saved, '{:+.0f}').replace('-', '−'), seeds=c.seeds,
                  rate=f'{record.recipes[c.arm]["lr"]:g}' + ' (tuned)'*(c.arm in record.found))
             for c in cells_of(record)]
@@ -161,8 +189,7 @@ def matrix_figure(
     "The matrix as a picture: colour and number for the effect in points, bold where the corrected p is below 0.05"
     import matplotlib.pyplot as plt
     cells = [c for r in records.values() for c in cells_of(r)]
-    columns = sorted({(c.bench, c.epochs) for c in cells}, key=lambda k: (list(records).index(k[0]), k[1]))
-    arms = _by_effect(cells)
+    columns, arms = _columns(records, cells), _by_effect(cells)
     fig, ax = plt.subplots(figsize=(2.6 + 0.95*len(columns), 0.8 + 0.26*len(arms)), layout='constrained')
     grid = np.full((len(arms), len(columns)), np.nan)
     for c in cells:

@@ -238,7 +238,8 @@ def test_words_follow_the_corrected_p():
     # alone it would help; among ten lengths with as much noise it is not sure
     lucky = (0.0, 0.012, 0.024, 0.01, 0.014)
     alone, = cells_of(invented({1: 0.0}, noise=lucky))
-    among = next(c for c in cells_of(invented({e: 0. for e in (1, 2, 4, 8, 16, 32, 64)}, noise=lucky)) if c.epochs == 1)
+    many = dict.fromkeys((1, 2, 4, 8, 16, 32, 64), 0.)
+    among = next(c for c in cells_of(invented(many, noise=lucky)) if c.epochs == 1)
     assert alone.low > 0 and alone.said == 'helps' and among.low > 0 and among.p == pytest.approx(alone.p)
     assert among.holm == pytest.approx(7*alone.p) and among.said == 'undecided'
 
