@@ -74,11 +74,11 @@ def _show(a, said):
     table = matrix_table(found, link='')
     columns = dict(zip(table.rows[0], ['trick', *list(table.rows[0])[1:]])) if table.rows else {}
     if table.rows: _table(table.rows, columns, said)
-    said.print('points of accuracy, with minus without: ▲ helps, ▼ hurts (corrected p below 0.05), '
+    said.print('points of accuracy, with minus without: ▲ helps, △ by less than δ, ▼ hurts (corrected p below 0.05), '
                '= no difference beyond δ, ? undecided')
     for r in found.values():
         for c in cells_of(r):
-            if c.word.sure: said.print(f'  {c.bench}, {c.epochs:g} epochs: {c.arm} {c.said} ({100*c.difference:+.2f}, '
+            if c.word.sure: said.print(f'  {c.bench}, {c.epochs:g} epochs: {c.arm} {c.word} ({100*c.difference:+.2f}, '
                                        f'{100*c.low:+.2f} to {100*c.high:+.2f})')
 
 

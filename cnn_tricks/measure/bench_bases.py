@@ -11,3 +11,6 @@ recipes.register('bench_fashion', Recipe(
 recipes.register('bench_cifar10', Recipe.from_dict(dict(
     network='resnet', network_args={'stem_stride': 1}, optimizer='adamw', optimizer_args={'weight_decay': 0.05},
     lr=0.01, schedule='one_cycle', channels_last=True, batch_size=128, tricks=[{'name': 'flip_shift'}])))
+recipes.register('bench_photos', Recipe.from_dict(dict(
+    optimizer='adamw', optimizer_args={'weight_decay': 0.01}, lr=0.002, batch_size=32,
+    tricks=[{'name': 'fine_tune', 'weights': 'timm/tf_efficientnet_lite0', 'lr_mult': 10.}])))

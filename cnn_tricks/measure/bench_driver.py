@@ -90,7 +90,7 @@ class Driver:
             except ValueError as e: recipe, why = None, str(e)
             if why := why or refusal(recipe, data, self.device): rec.refused[name] = why
             else: rec.recipes.setdefault(name, recipe.to_dict())
-            rec.signs[name] = -1 if change.without else 1
+            rec.signs[name], rec.about[name] = -1 if change.without else 1, change.about
         rec.refused |= {n: why for n, why in bench.left_out.items() if n not in rec.recipes}
         rec.code = rec.hashes()
         rec.save(self.path)

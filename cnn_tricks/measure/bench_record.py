@@ -47,6 +47,7 @@ class BenchRecord:
     target:float # the accuracy to which seconds are counted
     recipes:dict = field(default_factory=dict) # arm -> plain values of its recipe, with the rates that were found
     signs:dict = field(default_factory=dict) # arm -> 1, or -1 where it lacks what its row is named after
+    about:dict = field(default_factory=dict) # arm -> the registered trick that it is about
     refused:dict = field(default_factory=dict) # arm -> why it is not run
     tuned:list = field(default_factory=list) # of each arm and rate: arm, lr, optimizer_args, valid (accuracy by seed)
     found:dict = field(default_factory=dict) # arm -> lr and optimizer_args, where its search has come to an end

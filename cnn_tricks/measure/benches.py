@@ -1,7 +1,7 @@
 """Benches: named data, a frozen base recipe, run lengths and the arms that are compared with the base"""
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from ..data.datasets import cifar10, embedded, fashion_mnist
 from ..data.download import DownloadError
 from ..data.image_folder import read_folder
 from ..data.images import ImageData
+from ..nets.pretrained import pretrained
 
 __all__ = ['benches', 'Bench', 'Change', 'change_of', 'all_images', 'draw', 'clothes_images', 'fashion_images',
            'cifar10_images', 'photo_images']
@@ -26,6 +27,7 @@ class Change:
     drop: str = '' # the name of a trick of the base that the arm lacks
     without: bool = False # the arm lacks what the row is named after: its effect is the base minus the arm
     tuned: bool = False # does it move the best learning rate, so that its own is looked for?
+    about: str = '' # the registered trick that it is about
 
     def of(self,
         base:Recipe # of a bench
@@ -43,14 +45,17 @@ class Change:
 _moving = {'optimizer', 'batch_size', 'batch_norm', 'group_norm', 'activation', 'kaiming_init', 'lsuv', 'one_cycle',
            'warmup'}
 _cost_alone = {'accumulate', 'channels_last', 'fused_optimizer', 'more_devices', 'precision'}
+_tune = {'name': 'fine_tune', 'weights': 'timm/tf_efficientnet_lite0', 'lr_mult': 10.} # as in the base
 _named = {
-    'muon': Change(({'name': 'optimizer', 'to': 'muon'},), tuned=True),
-    'sgd': Change(({'name': 'optimizer', 'to': 'sgd'},), tuned=True),
-    'batch × 4': Change(({'name': 'batch_size', 'factor': 4.},), tuned=True),
-    'mirror': Change(({'name': 'flip_shift', 'p': 0.5, 'pixels': 0},)),
-    'cosine': Change(fields={'schedule': 'cosine', 'schedule_args': {}}, tuned=True),
-    'fixed rate': Change(fields={'schedule': 'fixed', 'schedule_args': {}}, tuned=True),
-    'decay': Change(fields={'optimizer_args': {'weight_decay': 0.}}, without=True), # as tuned, against none
+    'muon': Change(({'name': 'optimizer', 'to': 'muon'},), tuned=True, about='optimizer'),
+    'sgd': Change(({'name': 'optimizer', 'to': 'sgd'},), tuned=True, about='optimizer'),
+    'batch × 4': Change(({'name': 'batch_size', 'factor': 4.},), tuned=True, about='batch_size'),
+    'mirror': Change(({'name': 'augment', 'flip': 0.5, 'degrees': 0., 'zoom': 1., 'translate': 0.},), about='augment'),
+    'cosine': Change(fields={'schedule': 'cosine', 'schedule_args': {}}, tuned=True, about='one_cycle'),
+    'fixed rate': Change(fields={'schedule': 'fixed', 'schedule_args': {}}, tuned=True, about='one_cycle'),
+    'frozen first': Change((_tune | {'freeze_epochs': 0.},), drop='fine_tune', without=True, about='fine_tune'),
+    'layer-wise rates': Change((_tune | {'lr_mult': 1.},), drop='fine_tune', without=True, about='fine_tune'),
+    'decay': Change(fields={'optimizer_args': {'weight_decay': 0.}}, without=True, about='weight_decay'), # against none
 }
 
 
@@ -63,8 +68,8 @@ def change_of(
     if name not in tricks: raise ValueError(f'no arm and no trick {name!r}; arms: {", ".join(_named)}; '
                                             f'tricks: {", ".join(tricks.names())}')
     tuned = name in _moving
-    if any(t.name == name for t in base.tricks): return Change(drop=name, without=True, tuned=tuned)
-    return Change(({'name': name},), tuned=tuned)
+    if any(t.name == name for t in base.tricks): return Change(drop=name, without=True, tuned=tuned, about=name)
+    return Change(({'name': name},), tuned=tuned, about=name)
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,7 @@ class Bench:
         named = self.lengths[epochs]
         if '*' not in named: return list(named)
         every = [n for n in tricks.names() if n not in _cost_alone | {'optimizer', 'weight_decay'} | {*self.left_out}]
-        return sorted({*every, *_named} - {'*'})
+        return sorted({*every, *(n for n, c in _named.items() if c.about not in self.left_out)})
 
     def changes(self,
         base:Recipe=None # with the rates that were found; None: as it was frozen
@@ -125,8 +130,7 @@ def draw(
 def _drawn(images, valid, seed): return all_images(images).split(valid, seed)
 
 
-def _pool(data): return ImageData(data.train.join(data.valid), data.valid[:0], data.test, data.classes, data.name,
-                                  data.notes, data.ranges)
+def _pool(data): return replace(data, train=data.train.join(data.valid), valid=data.valid[:0])
 
 
 def clothes_images()->ImageData:
@@ -145,17 +149,20 @@ def cifar10_images()->ImageData:
 
 
 def photo_images()->ImageData:
-    "Photographs in class folders that `CNN_TRICKS_DATA` names (or its folder `clothing`), at 128 pixels"
+    """Photographs in class folders that `CNN_TRICKS_DATA` names (or its folder `clothing`), at 128 pixels; resized as
+    the ImageNet weights of the base expect it. `DownloadError` where nothing is named"""
     home = os.environ.get('CNN_TRICKS_DATA')
     if not home: raise DownloadError('no photographs: name a folder with class folders in CNN_TRICKS_DATA')
     home = Path(home).expanduser()
-    return _pool(read_folder(home/'clothing' if (home/'clothing').is_dir() else home, 128))
+    framing = pretrained['timm/tf_efficientnet_lite0']().preprocessing.framing
+    return _pool(read_folder(home/'clothing' if (home/'clothing').is_dir() else home, 128, framing=framing))
 
 
 # the benches
 
 _known = {'fine_tune': "its weights come from images of Fashion-MNIST"}
 _eight = 'augment', 'label_smoothing', 'ema', 'dropout', 'decay', 'muon', 'progressive_resizing', 'batch × 4'
+_photos = 'mirror', 'augment', 'mixup', 'label_smoothing', 'ema', 'cutmix', 'frozen first', 'layer-wise rates'
 _long = ('augment', 'mixup', 'cutmix', 'label_smoothing', 'ema', 'swa', 'dropout', 'decay', 'stochastic_depth', 'muon',
          'sgd', 'progressive_resizing')
 
@@ -168,3 +175,5 @@ benches.register('fashion', Bench(
 benches.register('cifar10', Bench(
     'cifar10', 'bench_cifar10', cifar10_images, 5000, {16: ('flip_shift', 'label_smoothing')}, middle=4, delta=0.005,
     target=0.88))
+benches.register('photos', Bench(
+    'photos', 'bench_photos', photo_images, 0.1, {2: _photos, 6: _photos}, middle=2, delta=0.02, target=0.85))

@@ -49,10 +49,11 @@ def test_no_image_that_chose_anything_judges_anything():
     assert len({frozenset(numbers(d.valid)) for d in drawn.values()}) == len(drawn) # each seed draws its own
 
 
-@pytest.mark.parametrize('name', ['clothes', 'fashion', 'cifar10'])
+@pytest.mark.parametrize('name', ['clothes', 'fashion', 'cifar10', 'photos'])
 def test_tuning_has_seeds_of_its_own(name):
     bench = benches[name]
     assert len(bench.tuning_seeds) == 3 and not set(bench.tuning_seeds) & set(range(100))
+    assert bench.arms(max(bench.lengths)) and all(c.about for c in bench.changes().values())
     assert bench.seeds >= 5 and bench.recipe == recipes[bench.base] and bench.base == f'bench_{name}'
 
 
@@ -231,22 +232,22 @@ def invented(gains, sign=1, noise=(0.001, -0.001, 0.002, -0.002, 0.), n=1000):
 
 
 def test_words_follow_the_corrected_p():
-    said = {e: c.said for e, gain in {1: 0.02, 2: 0.0, 4: -0.02, 8: 0.003}.items() for c in cells_of(invented({e: gain}))}
+    said = {e: str(c.word) for e, gain in {1: 0.02, 2: 0.0, 4: -0.02, 8: 0.003}.items() for c in cells_of(invented({e: gain}))}
     assert said == {1: 'helps', 2: 'no difference beyond δ', 4: 'hurts', 8: 'helps, by less than δ'}
     wild = (0.03, -0.03, 0.02, -0.02, 0.)
-    assert cells_of(invented({1: 0.001}, noise=wild))[0].said == 'undecided'
+    assert cells_of(invented({1: 0.001}, noise=wild))[0].word == 'undecided'
     # alone it would help; among ten lengths with as much noise it is not sure
     lucky = (0.0, 0.012, 0.024, 0.01, 0.014)
     alone, = cells_of(invented({1: 0.0}, noise=lucky))
     many = dict.fromkeys((1, 2, 4, 8, 16, 32, 64), 0.)
     among = next(c for c in cells_of(invented(many, noise=lucky)) if c.epochs == 1)
-    assert alone.low > 0 and alone.said == 'helps' and among.low > 0 and among.p == pytest.approx(alone.p)
-    assert among.holm == pytest.approx(7*alone.p) and among.said == 'undecided'
+    assert alone.low > 0 and alone.word == 'helps' and among.low > 0 and among.p == pytest.approx(alone.p)
+    assert among.holm == pytest.approx(7*alone.p) and among.word == 'undecided'
 
 
 def test_an_arm_that_lacks_what_it_is_named_after_counts_the_other_way_round():
     c, = cells_of(invented({1: 0.02}, sign=-1))
-    assert c.difference == pytest.approx(0.02) and c.said == 'helps' and c.base == pytest.approx(0.8)
+    assert c.difference == pytest.approx(0.02) and c.word == 'helps' and c.base == pytest.approx(0.8)
 
 
 def test_equal_runs_have_no_interval_narrower_than_the_images():
