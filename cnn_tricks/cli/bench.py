@@ -9,6 +9,7 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 
 from ..base.files import only_writer
+from ..data.download import DownloadError
 from ..measure.bench_costs import measure_step_costs
 from ..measure.bench_driver import TOLERANCE, Driver, Progress, bench_plan, check_again
 from ..measure.bench_matrix import base_rows, cells_of, matrix_table, recorded_benches
@@ -98,7 +99,7 @@ def _dry_run(a, said):
         path = _path(a, name)
         if not path.exists() and (benches_path()/f'{name}.json').exists(): path = benches_path()/f'{name}.json'
         try: hours += _plan(_driver(a, name, path), said)
-        except OSError as e: said.print(f'{name}: cannot be planned here: {e}')
+        except DownloadError as e: said.print(f'{name}: cannot be planned here: {e}')
     said.print(f'in all {hours:.1f} h on one thread, about {hours/2:.1f} h for two runs at a time on two cores')
 
 

@@ -11,7 +11,7 @@ from ..core.recipe import Recipe
 from ..core.train import steps_for, train
 from .arm_names import refusal
 from .bench_record import BenchRecord, session_now
-from .bench_run import Task, bench_run, one_thread, perform
+from .bench_run import Task, bench_run, one_thread, perform, workers
 from .bench_tuning import search
 from .benches import Bench, change_of, draw
 
@@ -52,15 +52,17 @@ class Driver:
         self.changes = {n: change_of(n, b.recipe) for n in self.names} if self.names else b.changes()
         self.record = BenchRecord.load(self.path) if self.path.exists() else BenchRecord.of(b)
         self.record.check(b)
-        self.paces, self.start, self.session, self.done = [], time.monotonic(), None, 0
+        self.paces, self.start, self.session, self.done, self.pool = [], time.monotonic(), None, 0, None
 
     def lengths(self, name): # of an arm; one that the bench does not name runs at all of them
         found = [e for e in self.bench.lengths if name == 'base' or name in self.bench.arms(e)]
         return found or list(self.bench.lengths)
 
-    def plan(self): # -> list of `Task`s: what is not yet recorded of the runs that are compared, seed by seed
+    def plan(self,
+        names:list=None # of arms; None: all
+    )->list: # `Task`s: what is not yet recorded of the runs that are compared, seed by seed
         "Base first, short runs first: whatever stops it, there are pairs"
-        arms = ['base', *(n for n in self.changes if n not in self.record.refused)]
+        arms = [n for n in names or ['base', *self.changes] if n not in self.record.refused]
         return [self._task(n, self.record.recipes.get(n), e, s) for s in range(self.seeds) for e in self.bench.lengths
                 for n in arms if e in self.lengths(n) and not self.record.find(n, e, s)]
 
@@ -76,8 +78,9 @@ class Driver:
     def __call__(self)->bool: # is all of it done?
         "Run what is not yet recorded"
         self.session = self.record.session(session_now(self.device))
-        try: self._work()
-        except _OutOfTime: return False
+        with workers(self.jobs) as self.pool:
+            try: self._work()
+            except _OutOfTime: return False
         return True
 
     def _work(self):
@@ -94,13 +97,18 @@ class Driver:
         rec.refused |= {n: why for n, why in bench.left_out.items() if n not in rec.recipes}
         rec.code = rec.hashes()
         rec.save(self.path)
-        for name in self.tuned()[1:]:
+        _, *tuned = self.tuned()
+        self._run(['base', *(n for n in self.changes if n not in tuned)])
+        for name in tuned:
             rec.recipes[name] = self._search(name, self.changes[name].of(base), ('lr',)).to_dict()
-        for task, found in self._perform(self.plan()):
-            row = dict(arm=task.arm, epochs=task.epochs, seed=task.seed, **found, session=self.session)
-            rec.runs.append(row)
-            self._did(f'{task.arm}, {task.epochs:g} epochs, seed {task.seed}: {100*found["accuracy"]:.2f} %')
+            self._run([name])
         rec.save(self.path)
+
+    def _run(self, names): # of arms whose rates are known
+        for task, found in self._perform(self.plan(names)):
+            row = dict(arm=task.arm, epochs=task.epochs, seed=task.seed, **found, session=self.session)
+            self.record.runs.append(row)
+            self._did(f'{task.arm}, {task.epochs:g} epochs, seed {task.seed}: {100*found["accuracy"]:.2f} %')
 
     def _search(self, name, recipe, fields): # -> recipe at the best rates
         if known := self.record.found.get(name): return recipe.replace(**known)
@@ -124,7 +132,7 @@ class Driver:
             nonlocal asked
             asked += (ok := self._in_time(task))
             return ok
-        for task, found, seconds in perform(tasks, self.jobs, begin):
+        for task, found, seconds in perform(tasks, self.pool, self.jobs, begin):
             self.paces.append((seconds, task.epochs))
             yield task, found
         if asked < len(tasks): raise _OutOfTime

@@ -185,10 +185,11 @@ def record_table(
 
 def matrix_figure(
     records:dict # name -> `BenchRecord`
-): # -> matplotlib figure
+): # -> matplotlib figure; a line of text where nothing is recorded
     "The matrix as a picture: colour and number for the effect in points, bold where the corrected p is below 0.05"
     import matplotlib.pyplot as plt
     cells = [c for r in records.values() for c in cells_of(r)]
+    if not cells: return Shown('Not recorded yet.')
     columns, arms = _columns(records, cells), _by_effect(cells)
     fig, ax = plt.subplots(figsize=(2.6 + 0.95*len(columns), 0.8 + 0.26*len(arms)), layout='constrained')
     grid = np.full((len(arms), len(columns)), np.nan)

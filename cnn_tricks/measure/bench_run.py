@@ -1,8 +1,8 @@
 """One run of a bench, and runs side by side: a process each, with one thread each, which end with the one that asked"""
 import gc, math, multiprocessing.connection, os, threading, time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 
@@ -17,7 +17,7 @@ from ..data.images import ImageData
 from ..nets.resizing import norm_layers, recalibrate_bn
 from .benches import Bench, draw
 
-__all__ = ['FEW_STEPS', 'FreshStatistics', 'Task', 'one_thread', 'bench_run', 'perform']
+__all__ = ['FEW_STEPS', 'FreshStatistics', 'Task', 'one_thread', 'bench_run', 'workers', 'perform']
 
 FEW_STEPS = 200 # below, batch norm's running averages lag behind the weights
 
@@ -108,24 +108,28 @@ def _timed(task): # -> (dict, seconds by the clock, drawing and validating too)
     return found, time.perf_counter() - start
 
 
+def workers(
+    jobs:int # runs at a time
+): # -> a pool of processes; None: one at a time, in this process
+    "Processes for a whole bench, since each takes seconds to start; use it as a context"
+    if jobs == 1: return nullcontext()
+    return ProcessPoolExecutor(jobs, multiprocessing.get_context('spawn'), _end_with_parent)
+
+
 def perform(
     tasks:Iterable, # of `Task`s, in the order in which they are begun
-    jobs:int=1, # at a time; more than one: a process each
+    pool:ProcessPoolExecutor|None=None, # of `workers`
+    jobs:int=1, # at a time
     begin:Callable=lambda task: True # function of a `Task` -> bool: is there time to begin it?
 )->Iterator: # of (task, what `bench_run` found, seconds by the clock), in the order in which they end
     "Make runs; the first that `begin` turns down is the last that is looked at"
-    if jobs == 1:
-        for task in tasks:
-            if not begin(task): return
-            yield task, *_timed(task)
-        return
-    todo, running, open_ = iter(tasks), {}, True # type: ignore[var-annotated]
-    context = multiprocessing.get_context('spawn')
-    with ProcessPoolExecutor(jobs, context, _end_with_parent) as pool:
-        while open_ or running:
-            while open_ and len(running) < jobs:
-                task = next(todo, None)
-                open_ = task is not None and begin(task)
-                if open_: running[pool.submit(_timed, task)] = task
-            done: set[Future] = wait(running, return_when=FIRST_COMPLETED).done if running else set()
-            for future in done: yield running.pop(future), *future.result()
+    todo, running, more = iter(tasks), {}, True # type: ignore[var-annotated]
+    while more or running:
+        while more and len(running) < jobs:
+            task = next(todo, None)
+            more = task is not None and begin(task)
+            if not more: break
+            if pool is None: yield task, *_timed(task)
+            else: running[pool.submit(_timed, task)] = task
+        for future in wait(running, return_when=FIRST_COMPLETED).done if running else ():
+            yield running.pop(future), *future.result()

@@ -38,6 +38,7 @@ def sidebar(folder) -> str:
             continue
         lines += [f'      - section: {quoted(name)}', f'        href: {part_stem(part)}.ipynb', '        contents:']
         for l in here: entry(l['stem'], f"{l['stem'][:2]} {l['title']}", 10)
+    entry('matrix', 'The matrix')
     entry('tricks', 'All tricks')
     entry('claims', 'All claims')
     lines += ['      - section: "Reference"', '        contents:']
@@ -98,7 +99,7 @@ def wanted(folder) -> dict:
     files = {folder/'sidebar.yml': sidebar(folder)}
     files |= {folder/f'{part_stem(p)}.ipynb': part_page(p, folder) for p in outline()['parts']}
     files |= {folder/'reference'/f'{name}.ipynb': page(texts, name) for name, texts in reference_pages(folder).items()}
-    return files | {p: refreshed(p) for name in ('index', 'tricks', 'claims') if (p := folder/f'{name}.ipynb').exists()}
+    return files | {p: refreshed(p) for name in ('index', 'matrix', 'tricks', 'claims') if (p := folder/f'{name}.ipynb').exists()}
 
 
 def stale(folder) -> dict:
