@@ -76,7 +76,10 @@ class Driver:
     # doing it
 
     def __call__(self)->bool: # is all of it done?
-        "Run what is not yet recorded"
+        "Run what is not yet recorded; `ValueError` where the code has changed and a run made again does not agree"
+        if self.record.runs and self.record.stale and not (c := check_again(self))['agrees']:
+            raise ValueError(f'{self.path}: the code has changed, and base, {c["epochs"]:g} epochs, seed {c["seed"]} has '
+                             f'{c["now"]} now, {c["was"]} then: start another record')
         self.session = self.record.session(session_now(self.device))
         with workers(self.jobs) as self.pool:
             try: self._work()
@@ -95,7 +98,7 @@ class Driver:
             else: rec.recipes.setdefault(name, recipe.to_dict())
             rec.signs[name], rec.about[name] = -1 if change.without else 1, change.about
         rec.refused |= {n: why for n, why in bench.left_out.items() if n not in rec.recipes}
-        rec.code = rec.hashes()
+        rec.code = rec.hashes() | rec.code # of what ran first
         rec.save(self.path)
         _, *tuned = self.tuned()
         self._run(['base', *(n for n in self.changes if n not in tuned)])
