@@ -100,7 +100,7 @@ class Driver:
         rec.refused |= {n: why for n, why in bench.left_out.items() if n not in rec.recipes}
         rec.code = rec.hashes() | rec.code # of what ran first
         rec.save(self.path)
-        _, *tuned = self.tuned()
+        tuned = self.tuned()[1:]
         self._run(['base', *(n for n in self.changes if n not in tuned)])
         for name in tuned:
             rec.recipes[name] = self._search(name, self.changes[name].of(base), ('lr',)).to_dict()
@@ -151,9 +151,9 @@ class Driver:
     def _did(self, text): # keeps it, and tells
         self.done += 1
         self.record.save(self.path)
-        runs, tune = len(self.plan()), self.to_tune()
-        epochs = sum(t.epochs for t in self.plan()) + tune*self.bench.middle
-        self.tell(Progress(self.record, text, self.done, self.done + runs + tune, epochs*self._pace()/self.jobs))
+        left, tune = self.plan(), self.to_tune()
+        epochs = sum(t.epochs for t in left) + tune*self.bench.middle
+        self.tell(Progress(self.record, text, self.done, self.done + len(left) + tune, epochs*self._pace()/self.jobs))
 
     def to_tune(self)->int: # runs
         "How many runs of tuning are left, if no grid is widened: five values for the base, three for an arm"

@@ -159,7 +159,8 @@ def record_text(
              f'{d["test"]:,} test images, read once for each run. δ is {100*record.delta:g} points. '
              f'The record is [{name}.json]({_site}{name}.json): {len(record.runs)} runs, '
              f'{sum(len(t["valid"]) for t in record.tuned)} of tuning, {where["date"]}, {where["machine"]["name"]}, '
-             f'one thread, torch {where["versions"]["torch"]}.', '']
+             f'{where["machine"]["threads"]} thread{"s"*(where["machine"]["threads"] != 1)}, torch '
+             f'{where["versions"]["torch"]}.', '']
     for b in base_rows(record):
         lines.append(f'- base, {b["length"]}: {100*b["accuracy"]:.2f}% ({100*b["low"]:.2f} to {100*b["high"]:.2f}), '
                      f'{b["seeds"]} seeds')

@@ -57,9 +57,11 @@ def bench_run(
     task:Task
 )->dict: # plain values: accuracy, valid, steps, seconds, curve, diverged
     "Train once on one thread; a run that diverges counts as guessing the commonest class"
+    start = time.perf_counter()
     with one_thread(task.device):
         try: return _measured(task, draw(task.bench, task.seed))
-        finally: gc.collect() # a `Learner` lives in a cycle
+        finally: # a `Learner` lives in a cycle: its tensors would pile up until Python looks by itself
+            if time.perf_counter() - start > 1: gc.collect() # takes some tenths of a second
 
 
 @contextmanager

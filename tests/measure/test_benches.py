@@ -188,7 +188,7 @@ def test_clothes_has_every_trick_that_acts_on_accuracy():
     from cnn_tricks.measure import benches as module
     arms = set(benches['clothes'].arms(1))
     missing = set(tricks.names()) - arms
-    assert missing == module._cost_alone | {'optimizer', 'weight_decay', 'fine_tune'} and {'muon', 'sgd', 'decay'} <= arms
+    assert missing == module._cost_alone | {'optimizer', 'weight_decay', 'fine_tune', 'one_cycle'} and {'muon', 'sgd', 'decay'} <= arms
 
 
 def test_short_runs_get_fresh_statistics(monkeypatch):
