@@ -60,7 +60,7 @@ def _show_one(record, said):
                f'{record.data["test"]:,} judge; δ {100*record.delta:g} points')
     for b in base_rows(record):
         said.print(f'  base, {b["length"]}: {100*b["accuracy"]:.2f} % ({100*b["low"]:.2f} to {100*b["high"]:.2f}), '
-                   f'{b["seeds"]} seeds, {b["seconds"]:.0f} s a run')
+                   f'{b["seeds"]} seeds, {b["seconds"]:.0f} s of a core for each')
     for note in record.notes: said.print(f'  {note}')
     for name, why in record.refused.items(): said.print(f'  not run: {name}: {why}')
     if record.stale: said.print(f'  stale: since then the code of {", ".join(record.stale)} has changed')

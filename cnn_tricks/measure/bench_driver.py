@@ -11,7 +11,7 @@ from ..core.recipe import Recipe
 from ..core.train import steps_for, train
 from .arm_names import refusal
 from .bench_record import BenchRecord, session_now
-from .bench_run import Task, bench_run, one_thread, perform, workers
+from .bench_run import Task, bench_run, clock_of, one_thread, perform, workers
 from .bench_tuning import search
 from .benches import Bench, change_of, draw
 
@@ -176,17 +176,23 @@ def run_bench(
 
 # before and after
 
-def _epoch_seconds(driver): # arm -> seconds of a pass over the images, of training: recorded, else by a trial of the base
-    bench, rec = driver.bench, driver.record
-    timed = {n: [r['seconds']/r['epochs'] for r in rec.runs if r['arm'] == n and r['seconds']] for n in ('base', *driver.changes)}
+def _epoch_seconds(driver): # arm -> seconds of a pass over the images: recorded, else by a trial of the base
+    runs = [r for r in driver.record.runs if r['seconds']]
+    timed = {n: [r['seconds']/r['epochs'] for r in runs if r['arm'] == n] for n in ('base', *driver.changes)}
     known = {n: float(np.median(v)) for n, v in timed.items() if v}
-    if 'base' not in known:
-        data, r = draw(bench, bench.tuning_seeds[0]), bench.recipe
-        steps = steps_for(r.replace(epochs=1.), data)
-        short, few = r.replace(steps=min(20, steps)), data.subset(1, parts=('valid',))
-        with one_thread(driver.device): trial = train(short, few, progress=False, device=driver.device)
-        known['base'] = steps*trial.step_seconds
+    if 'base' not in known: known['base'] = _trial(driver)
     return {n: known.get(n, known['base']) for n in timed}
+
+
+def _trial(driver): # -> seconds of a pass of the base over the images, from the difference of two short runs
+    data, clock = draw(driver.bench, driver.bench.tuning_seeds[0]), clock_of(driver.device)
+    few, r, took = data.subset(1, parts=('valid',)), driver.bench.recipe, {}
+    with one_thread(driver.device):
+        for n in (2, 5, 25): # the first warms up
+            start = clock()
+            train(r.replace(steps=n), few, progress=False, device=driver.device)
+            took[n] = clock() - start
+    return max(took[25] - took[5], 0.)/20*steps_for(r.replace(epochs=1.), data)
 
 
 def bench_plan(

@@ -163,7 +163,7 @@ def record_text(
              f'{where["versions"]["torch"]}.', '']
     for b in base_rows(record):
         lines.append(f'- base, {b["length"]}: {100*b["accuracy"]:.2f}% ({100*b["low"]:.2f} to {100*b["high"]:.2f}), '
-                     f'{b["seeds"]} seeds')
+                     f'{b["seeds"]} seeds; {b["seconds"]:.0f} seconds of one core for each run')
     lines += [f'- {note}' for note in record.notes] + [f'- not run: `{n}`: {why}' for n, why in record.refused.items()]
     if cells_of(record): lines += ['', record_table(record).markdown]
     return Shown('\n'.join(lines))

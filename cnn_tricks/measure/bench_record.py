@@ -51,7 +51,7 @@ class BenchRecord:
     refused:dict = field(default_factory=dict) # arm -> why it is not run
     tuned:list = field(default_factory=list) # of each arm and rate: arm, lr, optimizer_args, valid (accuracy by seed)
     found:dict = field(default_factory=dict) # arm -> lr and optimizer_args, where its search has come to an end
-    runs:list = field(default_factory=list) # arm, epochs, seed, accuracy, valid, steps, seconds, curve, session
+    runs:list = field(default_factory=list) # arm, epochs, seed, session, and what `bench_run` found
     costs:dict = field(default_factory=dict) # arm -> milliseconds a step, ratios to the base, in interleaved turns
     checks:list = field(default_factory=list) # runs made again by later code
     sessions:list = field(default_factory=list) # where runs were made; `session` of a run counts them from 0
