@@ -92,8 +92,8 @@ def scale_lr(
              'with few images or few epochs it leaves too few steps to learn in.',
     cost='Memory for activations in proportion to the batch; parameters and operations per image are the same.',
     suggested='factor=2 with rule=\'sqrt\' for Adam and AdamW; \'linear\' is the usual start for SGD; '
-              'then try half and twice that rate. The square-root rule of the source changes both betas and epsilon, too; '
-              'this trick does not.',
+              'then try half and twice that rate. The square-root rule of the source changes both betas and epsilon, '
+              'too; this trick does not.',
     plays_well='a few epochs more, warm-up (a larger rate is most fragile in the first steps)',
     plays_badly='short budgets; batch norm when the factor makes the batch very small',
     sources=('Goyal and others 2017, arXiv 1706.02677 (linear, SGD)',

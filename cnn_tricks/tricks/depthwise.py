@@ -176,8 +176,8 @@ _card = Card(
     tldr='Split each dense convolution into a small filter for each channel and a 1x1 convolution that mixes the '
          'channels: at 3x3 up to nine times fewer multiply-adds.',
     when='Layers with many channels, where arithmetic is the limit; models that must be small to store or to send.',
-    when_not='Narrow networks, where arithmetic is a small part of the time and little is saved; pretrained weights, which are '
-             'replaced; large tasks where a point of accuracy counts: MobileNet lost one on ImageNet.',
+    when_not='Narrow networks, where arithmetic is a small part of the time and little is saved; pretrained weights, '
+             'which are replaced; large tasks where a point of accuracy counts: MobileNet lost one on ImageNet.',
     cost="Fewer parameters and multiply-adds (form='convnext': hardly fewer); one more map to write and read for each "
          'convolution; the time must be measured (depthwise_speeds).',
     suggested="form='separable' or 'mobilenet'; the first convolution stays dense (min_channels=8). MobileNet on "

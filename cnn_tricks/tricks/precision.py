@@ -162,10 +162,10 @@ def _slowness(name, size, n_classes, channels, device): # -> how many times as l
 # %% ../../nbs/11_precision.ipynb #ba3ebf01
 @trick('precision', Card(
     tldr='Computes convolutions and matrix products in 16-bit numbers; weights, loss and step stay in float32.',
-    when='The processor or GPU has units for the format: measured here, never guessed. The forward pass also keeps less '
-            'for the backward one: 8.6 MB instead of 13.7 MB in lesson 11.',
+    when='The processor or GPU has units for the format: measured here, never guessed. The forward pass also keeps '
+         'less for the backward one: 8.6 MB instead of 13.7 MB in lesson 11.',
     when_not='Where float32 is as fast, as on many processors: nothing to gain. float16 on a processor: several '
-            'to many times slower (lesson 11 times it).',
+             'to many times slower (lesson 11 times it).',
     cost='No parameters. Measuring takes about two seconds, once for a network, a batch and a machine.',
     suggested='dtype=auto. bfloat16 needs no loss scaling; float16 does, and gets it. Learning rate as for float32 '
               '(Kalamkar et al. 2019).',
