@@ -28,7 +28,7 @@ def convert_lr(
 # %% ../../nbs/22_optimizers.ipynb #a39fc69f
 @trick('optimizer', Card(
     tldr='Train with another optimiser (Muon unless told otherwise), at a learning rate converted to suit it.',
-    when='The budget is fixed, you can try three rates, and the training loss still falls when the budget ends.',
+    when='The budget is fixed, and you can try three rates or more for each optimiser.',
     when_not='You can try one rate only: AdamW is a robust start. Networks of two layers, or of depthwise '
              'convolutions: nothing there is hidden, so Muon is AdamW.',
     cost='Memory: Adam keeps two numbers for each weight, momentum, Lion and Muon one, plain SGD none. Time: Muon adds '

@@ -54,12 +54,14 @@ class LinearWarmup(Callback):
 @trick('warmup', Card(
     tldr='Start with a small learning rate and let it rise in a straight line to the planned one, '
          'in front of any schedule.',
-    when='Large batches with a rate scaled up to match, networks without normalisation, Adam at a high rate.',
+    when='A learning rate that the network does not tolerate in its first steps, as with large batches and a rate '
+         'scaled up to match. Try a lower rate first.',
     when_not='The schedule rises by itself (one_cycle, wsd), or the rate is modest: then it only spends steps.',
     cost='Nothing to compute. The steps that warm up go less far.',
     suggested='pct 0.1 to 0.2 of a short run, start 0.1; Goyal and others used 5 of 90 epochs on ImageNet, from '
               'the rate of the small batch.',
-    plays_well='large batches, rates at the edge of what is stable', plays_badly='one_cycle, which it warms up twice',
+    plays_well='large batches, learning rates at the edge of what is stable',
+    plays_badly='one_cycle, which it warms up twice',
     sources=('Goyal and others 2017, arXiv 1706.02677, section 2.2',
              'He and others 2018, Bag of Tricks, arXiv 1812.01187',
              'lesson 24 measures it (records warmup, warmup_large, warmup_sweep)')))
