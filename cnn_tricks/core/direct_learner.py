@@ -130,4 +130,5 @@ def _call(cb, event_name, training): # what `Callback.__call__` does for an even
     except cancels: raise
     except Exception as e:
         why = f'Exception occured in `{type(cb).__name__}` when calling event `{event_name}`:\n\t{e.args[0] if e.args else e!r}'
-        raise modify_exception(e, why, replace=True)
+        modify_exception(e, why, replace=True)
+        raise
