@@ -12,7 +12,7 @@ from ..nets.pretrained import missing_weights, pretrained
 from ..nets.timm_networks import timm_config
 from .errors import UsageError
 
-__all__ = ['DEFAULT_WEIGHTS', 'Look', 'look_at', 'choose_base', 'head_recipe', 'tuning_recipe', 'scratch_recipe']
+__all__ = ['DEFAULT_WEIGHTS', 'FolderLook', 'look_at', 'choose_base', 'head_recipe', 'tuning_recipe', 'scratch_recipe']
 
 DEFAULT_WEIGHTS = 'timm/tf_efficientnet_lite0'  # 3.4 million parameters without its head; the plain install has them
 _own_names = {'efficientnet_lite0': 'imagenet'}  # networks of ours whose weights have another name
@@ -20,7 +20,7 @@ _grey = {'1', 'L', 'LA', 'La', 'F', 'I', 'I;16', 'I;16B', 'I;16L'}
 
 
 @dataclass(frozen=True)
-class Look:
+class FolderLook:
     "What some files of a folder say of themselves"
     side:int # median of the smaller sides, in pixels
     colour:bool # does at least half of them have colours?
@@ -41,12 +41,12 @@ def _header(path):
 def look_at(
     folder:str, # of images, as `read_folder` takes it
     most:int=100 # files to open, spread over all of them
-)->Look:
+)->FolderLook:
     "Open the first bytes of some files. Raises `FolderError` where there are no labelled images"
     files = [f[2] for f in find_images(folder)[1]]
     some = [h for f in files[::max(1, len(files)//most)] if (h := _header(f))]
-    if not some: return Look(0, False)
-    return Look(int(np.median([side for side, _ in some])), sum(c for _, c in some)*2 >= len(some))
+    if not some: return FolderLook(0, False)
+    return FolderLook(int(np.median([side for side, _ in some])), sum(c for _, c in some)*2 >= len(some))
 
 
 def _size(o, weights, look, device):

@@ -11,7 +11,7 @@ from ..report.training import Entry
 from ..tools.frozen_head import frozen_head
 from .base_network import head_recipe, scratch_recipe, tuning_recipe
 
-__all__ = ['Clock', 'step_seconds', 'tuning_steps', 'head_result', 'train_pretrained']
+__all__ = ['Clock', 'seconds_of_step', 'tuning_steps', 'head_result', 'train_pretrained']
 
 EPOCHS, MINUTES = 5, 10.  # of fine-tuning, and for everything, where nothing was asked for
 _least = 0.25  # epochs: with less, fine-tuning would only disturb the head
@@ -22,7 +22,9 @@ class Clock:
     "Seconds since the command began, loading torch included"
     began:float = field(default_factory=lambda: time.monotonic() - _loading())
 
-    def spent(self): return time.monotonic() - self.began
+    def spent(self): # -> float
+        "Up to now"
+        return time.monotonic() - self.began
 
 
 def _loading():
@@ -31,7 +33,7 @@ def _loading():
     return age if age < 60 else 0.
 
 
-def step_seconds(
+def seconds_of_step(
     recipe, # `Recipe`
     data, # `ImageData`
     device # torch device
@@ -57,7 +59,7 @@ def tuning_steps(
     per_epoch = max(1, len(data.train)//min(batch_size, len(data.train)))
     if o['steps']: return o['steps']
     if o['epochs']: return max(1, round(o['epochs']*per_epoch))
-    left = 60*(o['minutes'] or MINUTES) - spent - 2*forward*(len(data.valid) + len(data.test)) - 3
+    left = 60*(o['minutes'] or MINUTES) - spent - forward*(3*len(data.valid) + 2*len(data.test)) - 3
     steps = int(left/(1.05*step + forward*len(data.valid)/per_epoch))
     if not o['minutes']: steps = min(steps, EPOCHS*per_epoch)
     return steps if steps >= max(1, _least*per_epoch) else 0
@@ -104,7 +106,7 @@ def train_pretrained(
         head, *cbs = head_result(o, data, device, console)
         forward = head.seconds/(len(data.train) + len(data.valid))
         recipe = tuning_recipe(base, o)
-        step = 0. if o['steps'] or o['epochs'] else step_seconds(recipe, data, device)
+        step = 0. if o['steps'] or o['epochs'] else seconds_of_step(recipe, data, device)
         head.chosen['fine_tuning'] = dict(step_seconds=step, steps=tuning_steps(
             o, data, recipe.batch_size, forward, step or 3*forward*recipe.batch_size, clock.spent()))
         keep('frozen head', head)

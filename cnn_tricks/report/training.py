@@ -1,7 +1,7 @@
 """The page of a training: recipes side by side, curves, mistakes"""
 import platform
 import shlex
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import torch
 
 from .. import __version__
 from ..base.files import atomic_write
+from ..core.metrics import metrics
 from ..core.recipe import Recipe
 from ..core.result import Result, smoothed
 from ..measure.statistics import accuracy_interval
@@ -28,11 +29,25 @@ class Entry:
     result:Result # the run, finished or stopped
     test:float = None # accuracy on the test part in [0, 1]; None: not read
     before:float = 0. # seconds of the run that it started from
+    uneven:bool = False # have the classes of the test part very different numbers of images?
+    scores:dict = field(default_factory=dict) # on the test part: balanced accuracy and macro F1, in [0, 1]
+
+    def read_test(self):
+        "Look at the test part, once: accuracy, and what else its mistakes say"
+        self.result.test_reads += 1
+        confusion = self.result.confusion(self.result.data.test)
+        self.test, self.uneven = metrics['accuracy'](confusion), _uneven(confusion)
+        self.scores = {k: metrics[k](confusion) for k in ('balanced_accuracy', 'macro_f1')}
 
     @property
     def parameters(self): # -> int
         "Weights and biases of the network"
         return count_params(self.result.trained.model)
+
+
+def _uneven(confusion): # has some class half as many images more than another?
+    n = confusion.sum(1)
+    return bool(n.max() > 1.5*n.min())
 
 
 def interval(
@@ -53,6 +68,9 @@ def side_by_side(
     if any(e.test is not None for e in entries):
         spans = ('–' if e.test is None else interval(e.test, len(e.result.data.test)) for e in entries)
         rows += [('test accuracy', *(percent_text(e.test) for e in entries)), ('  its 95% interval', *spans)]
+        if any(e.uneven for e in entries):
+            rows += [(f'test {said}', *(percent_text(e.scores.get(k)) for e in entries))
+                     for k, said in (('balanced_accuracy', 'balanced accuracy'), ('macro_f1', 'macro F1'))]
     rows += [('seconds of training', *(seconds_text(r.seconds) for r in results))]
     if any(e.before for e in entries):
         rows += [('  with those of what it starts from', *(seconds_text(e.before + e.result.seconds) for e in entries))]

@@ -103,7 +103,7 @@ def test_time_is_shared_out():
     data = type('D', (), dict(train=part(320), valid=part(100), test=part(100)))()
     free = dict(epochs=None, steps=None, minutes=None)
     assert tuning_steps(free, data, 32, 0.01, 2., 100.) == 50
-    assert tuning_steps(free, data, 32, 0.01, 20., 100.) == int((500 - 4 - 3)/(21 + 0.1))
+    assert tuning_steps(free, data, 32, 0.01, 20., 100.) == int((500 - 5 - 3)/(21 + 0.1))
     assert tuning_steps(free | dict(minutes=60), data, 32, 0.01, 2., 100.) > 1000
     assert tuning_steps(free | dict(minutes=1), data, 32, 0.01, 2., 58.) == 0
     assert tuning_steps(free | dict(epochs=0.5), data, 32, 0.01, 2., 1e9) == 5
