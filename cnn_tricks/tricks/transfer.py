@@ -202,7 +202,8 @@ def fit(self:FineTune, learn, recipe):
     "With the settings of the recipe's other tricks"
     own = {k: getattr(self, k) for k in ('freeze_epochs', 'lr_mult', 'train_bn')}
     args = own | fine_tuning_args(*recipe.tricks)
-    if (decay := args.pop('probe_decay', None)) is not None: start_head(learn, decay)
+    decay, control = args.pop('probe_decay', None), getattr(learn, 'run_control', None)
+    if decay is not None and not (control and control.state.pending): start_head(learn, decay) # a checkpoint has a head
     fine_tune(learn, recipe.steps, recipe.lr, **args)
 
 # %% ../../nbs/25_transfer.ipynb #83bb8649
