@@ -1,19 +1,15 @@
-"""Images from files: found fit for use or not, decoded to one size by threads, and why one cannot be used"""
-import os, warnings
-from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+"""An image from its file: what it is, decoded to a size, or why it cannot be used"""
+import os
+from typing import NamedTuple
 
 import numpy as np, PIL
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ..base.display import SlowBar
-from .bit_depth import SEE_THROUGH, Unusable, bit_depth, colour_layout, highest_value, to_bytes, white_of
-from .cache import room
+from .bit_depth import SEE_THROUGH, Unusable, bit_depth, colour_layout, highest_value, to_bytes
 from .framing import Framing, frame
 
-__all__ = ['SUFFIXES', 'printable', 'is_image', 'as_size', 'decoders', 'read_images', 'decode_picture',
-           'decode_or_reason', 'still_bad']
+__all__ = ['SUFFIXES', 'printable', 'is_image', 'as_size', 'decoders', 'Probe', 'probe_or_reason', 'read_or_reason',
+           'decode_picture', 'decode_or_reason', 'still_bad']
 
 
 SUFFIXES = frozenset('.jpg .jpeg .jfif .png .bmp .gif .webp .tif .tiff .ppm .pgm .pnm .avif .jp2'.split())
@@ -45,30 +41,32 @@ def decoders() -> str:
     return ' '.join([PIL.__version__, *_readable()])
 
 
-def read_images(paths: list,  # Image files
-                size: tuple | None,  # (height, width); None: the median of the smaller sides, at most 64
-                max_memory: int,  # Bytes; see `room`
-                progress: bool,  # Show a bar where it takes long?
-                framing: Framing | None = None,  # How they are resized and cropped; None: the middle, bilinear
-                ) -> tuple:  # The images, the indices of the paths that they come from, what was noticed
-    "Decode image files to one size; grey where all are grey, else RGB"
-    probes = list(_map(_probe, paths, 'looking at the images', progress))
-    bad = {i: p for i, p in enumerate(probes) if isinstance(p, str)}
-    good, keep = [i for i in range(len(paths)) if i not in bad], []
-    side = int(np.median([min(probes[i][0]) for i in good] or [1]))
-    size, channels = size or (min(side, 64),)*2, 1 if all(probes[i][1] for i in good) else 3
-    ranges, seen = _ranges([probes[i][3] for i in good]), Counter()
-    x = room(len(good), (channels, *size), max_memory)
-    decode = partial(decode_or_reason, size=size, channels=channels, ranges=ranges, framing=framing)
-    for i, image in zip(good, _map(decode, [paths[i] for i in good], 'reading the images', progress)):
-        if isinstance(image, str): bad[i] = image
-        else:
-            x[len(keep)] = image
-            seen['dark'] += x[len(keep)].max() < 16
-            keep.append(i)
-    seen.update(t for i in keep for t in _tags(probes[i], size))
-    seen = {t: int(n) for t, n in seen.items()}
-    return x[:len(keep)], keep, dict(side=side, size=size, bad=bad, seen=seen, ranges=ranges)
+class Probe(NamedTuple):
+    "What a picture is, as its file says before it is decoded"
+    size: tuple  # (width, height)
+    grey: bool
+    tags: list  # What must be handled: 'transparent', 'cmyk', 'animated', 'turned'
+    depth: tuple | None  # Where values are no bytes: their depth and the largest one
+
+
+def probe_or_reason(path: str | os.PathLike,  # A file
+                    ) -> Probe | str:  # Or why the file cannot be used
+    "Look at a file without decoding it, unless its values are no bytes: raises nothing"
+    try:
+        with _open(path) as im: return _probe(path, im)
+    except Exception as e: return _reason(path, e)  # Pillow's readers raise errors of every kind on damaged files
+
+
+def read_or_reason(path: str | os.PathLike,  # A file
+                   size: tuple,  # (height, width)
+                   framing: Framing | None = None,  # How it is resized and cropped; None: the middle, bilinear
+                   ) -> tuple | str:  # (`Probe`, uint8 (C, H, W)), grey with C = 1; or why the file cannot be used
+    "Look at a file and decode it, opening it once: raises nothing. Where values are no bytes, None stands for the image"
+    try:
+        with _open(path) as im:
+            probe = _probe(path, im)
+            return probe, None if probe.depth else _drafted(im, size, 1 if probe.grey else 3, framing)
+    except Exception as e: return _reason(path, e)
 
 
 def decode_picture(source: str | os.PathLike | Image.Image,  # A file, or a picture that is open
@@ -93,12 +91,9 @@ def decode_or_reason(path: str | os.PathLike,  # A file
     "Decode a file, for callers that go on after one that fails: raises nothing"
     try:
         with _open(path) as im:
+            if not bit_depth(im): return _drafted(im, size, channels, framing)
             full = im.size
-            if bit_depth(im): im = to_bytes(path, im, ranges or {})
-            else:  # a JPEG is decoded near the size that is needed
-                times = 4/framing.crop_pct if framing else 4
-                im.draft(None, (int(times*size[1]), int(times*size[0])))
-            return _fit(im, size, channels, framing, full)
+            return _fit(to_bytes(path, im, ranges or {}), size, channels, framing, full)
     except Exception as e: return _reason(path, e)
 
 
@@ -106,7 +101,7 @@ def still_bad(path: str,  # A file that could not be used
               size: tuple, channels: int,  # (height, width); 1 or 3
               ) -> str:  # Why it cannot be used now; empty where it can
     "Try a file once more"
-    found = _probe(path)
+    found = probe_or_reason(path)
     if not isinstance(found, str): found = decode_or_reason(path, size, channels)
     return found if isinstance(found, str) else ''
 
@@ -137,62 +132,47 @@ def _reason(path, e):
     return 'cut short' if 'truncated' in str(e) else 'damaged'
 
 
-def _probe(path):
-    "(size, is it grey?, what must be handled, depth and largest value if no byte); or why the file cannot be used"
-    try:
-        with _open(path) as im:
-            size, depth, raw = im.size, bit_depth(im), colour_layout(im)  # first: a PNG's EXIF marks load all of it
-            values = depth and (depth, highest_value(path, im))
-            tags = [t for t, hit in (('transparent', im.mode in SEE_THROUGH or 'transparency' in im.info),
-                                     ('cmyk', im.mode == 'CMYK'),
-                                     ('animated', getattr(im, 'n_frames', 1) > 1 and im.format != 'MPO'),
-                                     ('turned', im.getexif().get(0x0112, 1) in range(2, 9))) if hit]
-            grey = im.mode in {'1', 'L', 'LA', 'La', 'F'} or im.mode.startswith('I') or raw == 'LA;16B'
-            return size, grey, tags, values
-    except Exception as e: return _reason(path, e)  # Pillow's readers raise errors of every kind on damaged files
+def _probe(path, im):
+    "A picture's `Probe`"
+    size, depth, raw = im.size, bit_depth(im), colour_layout(im)  # first: a PNG's EXIF marks load all of it
+    values = depth and (depth, highest_value(path, im))
+    tags = [t for t, hit in (('transparent', im.mode in SEE_THROUGH or 'transparency' in im.info),
+                             ('cmyk', im.mode == 'CMYK'),
+                             ('animated', getattr(im, 'n_frames', 1) > 1 and im.format != 'MPO'),
+                             ('turned', im.getexif().get(0x0112, 1) in range(2, 9))) if hit]
+    grey = im.mode in {'1', 'L', 'LA', 'La', 'F'} or im.mode.startswith('I') or raw == 'LA;16B'
+    return Probe(size, grey, tags, values)
+
+
+def _drafted(im, size, channels, framing):
+    "A JPEG is decoded near the size that is needed: a little above it, or far above it where each level counts"
+    full, times = im.size, 4/framing.crop_pct if framing else 1.25
+    im.draft(None, (int(times*max(size)),)*2)
+    return _fit(im, size, channels, framing, full)
 
 
 def _one_mode(im, channels):
     "Grey or RGB; what is transparent is laid on white"
     mode = 'L' if channels == 1 else 'RGB'
-    if im.mode not in SEE_THROUGH and 'transparency' not in im.info: return im.convert(mode)
+    if im.mode not in SEE_THROUGH and 'transparency' not in im.info: return im if im.mode == mode else im.convert(mode)
     im = im.convert('RGBA')
     return Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im).convert(mode)
 
 
 def _fit(im, size, channels, framing=None, full=None):
     "A picture at `size` by a rule, or its middle at the wanted shape, scaled: uint8 (C, H, W); `full`: see `frame`"
-    lying = im.getexif().get(0x0112, 1) >= 5 if framing else False  # a quarter turn exchanges the sides
-    im, (h, w) = _one_mode(ImageOps.exif_transpose(im), channels), size
+    turned, (h, w) = im.getexif().get(0x0112, 1), size
+    im = _one_mode(ImageOps.exif_transpose(im) if turned in range(2, 9) else im, channels)
     if framing:
-        a = np.asarray(frame(im, size, framing, full[::-1] if full and lying else full))
-        return a[None] if channels == 1 else a.transpose(2, 0, 1)
+        full = full[::-1] if full and turned >= 5 else full  # a quarter turn exchanges the sides
+        return _planes(frame(im, size, framing, full))
     scale = min(im.width/w, im.height/h)
     left, top = (im.width - scale*w)/2, (im.height - scale*h)/2
     box = left, top, im.width - left, im.height - top
-    a = np.asarray(im.resize((w, h), Image.Resampling.BILINEAR, box=box, reducing_gap=3))
-    return a[None] if channels == 1 else a.transpose(2, 0, 1)
+    return _planes(im.resize((w, h), Image.Resampling.BILINEAR, box=box, reducing_gap=3))
 
 
-def _map(fn, items, label, progress):
-    "`fn` of each item, in order, by threads: Pillow decodes outside Python's lock"
-    with SlowBar(label, len(items), progress) as bar, warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # many pixels, odd metadata
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            for i in range(0, len(items), 256):
-                yield from pool.map(fn, items[i:i + 256])
-                bar.update(min(i + 256, len(items)))
-
-
-def _ranges(found):
-    "{depth: what is white}: the smallest usual range that holds the values of all pictures of that depth"
-    highest = {}
-    for depth, high in filter(None, found): highest[depth] = max(high, highest.get(depth, 0))
-    return {depth: white_of(high, depth) for depth, high in sorted(highest.items())}
-
-
-def _tags(probe, size):
-    "What a picture was"
-    (w, h), _, tags, depth = probe
-    more = dict(small=min(w, h) < min(size), oblong=w*size[0] != h*size[1])
-    return [*tags, *(t for t, hit in more.items() if hit), *([f'depth {depth[0]}'] if depth else [])]
+def _planes(im):
+    "Grey or RGB as uint8 (C, H, W)"
+    a = np.asarray(im)
+    return a[None] if a.ndim == 2 else np.ascontiguousarray(a.transpose(2, 0, 1))

@@ -8,13 +8,14 @@ import torch
 
 from ..base.fields import check_value
 from .cache import load_array, room, save_array
-from .decode import SUFFIXES, as_size, decoders, printable, read_images, still_bad
+from .decode import SUFFIXES, as_size, decoders, printable, still_bad
 from .framing import Framing, as_framing
 from .folder_layout import FolderError, examples, find_images, some
 from .grouped_split import deal_groups
 from .images import ImageData, Part, stratified_order
 from .label_table import find_labelled, is_table
 from .loaders import image_loaders  # noqa: F401 what is read has its method `loaders`
+from .reading import read_images
 
 __all__ = ['read_folder', 'read_files']
 
@@ -71,19 +72,31 @@ def read_files(found: list,  # (part, class, path) of each file; part: 'train', 
     key = _key(found, size, valid, test, seed, *more)
     kept = _load(key, found, max_memory)
     if kept is None:
-        try: x, keep, about = read_images([f[2] for f in found], size, max_memory, progress, framing)
+        def parts_of(files):  # the places in `files` of each part's images
+            y = torch.tensor([classes.index(found[i][1]) for i in files])
+            among = None if groups is None else [groups[i] for i in files]
+            parts = _assign(y, [found[i][0] for i in files], layout, dict(valid=valid, test=test), seed, among)
+            return dict(y=y.tolist(), groups=among, parts=parts)
+        order = _ordered(range(len(found)), parts_of(range(len(found))))
+        try:
+            read = read_images([f[2] for f in found], size, max_memory, progress, framing, order)
+            keep = [i for i in range(len(found)) if i not in read.about['bad']]
+            if not keep: raise FolderError(f'{printable(root)}: no image can be read: {printable(found[0][2])} is '
+                                           f'{read.about["bad"][0]}')
+            about = read.about | parts_of(keep)
+            about['copies'] = _copies(read, keep, about['parts'])
+            kept = _keep(key, read, _ordered(keep, about), about, max_memory)
         except OSError as e: raise FolderError(f'{printable(root)}: its images find no room: {e.strerror}') from None
-        if not keep:
-            raise FolderError(f'{printable(root)}: no image can be read: {printable(found[0][2])} is {about["bad"][0]}')
-        y, given = torch.tensor([classes.index(found[i][1]) for i in keep]), [found[i][0] for i in keep]
-        about |= dict(y=y.tolist(), groups=None if groups is None else [groups[i] for i in keep])
-        about['parts'] = _assign(y, given, layout, dict(valid=valid, test=test), seed, about['groups'])
-        kept = _keep(key, x, about, max_memory)
     drawn = [f'{p} {share:.0%}' for p, share in (('valid', valid), ('test', test)) if p not in layout]
     pool = 'train' if 'train' in layout else 'all'
     whole = '' if groups is None else f', {some(len(set(groups)), "group")} kept whole'
     drawn = drawn and f'drawn from {pool}, stratified{whole}, seed {seed}: {", ".join(drawn)}'
     return replace(_data(root, *kept, classes, list(_notes(kept[1], found, lines, size, drawn))), framing=framing)
+
+
+def _ordered(files, about):
+    "The files part by part"
+    return [files[i] for part in about['parts'].values() for i in part]
 
 
 def _assign(y, given, layout, shares, seed, groups=None):
@@ -158,7 +171,7 @@ def _key(found, *settings):
     def stamp(path):
         try: return (lambda s: (s.st_size, s.st_mtime_ns))(os.stat(path))
         except OSError: return None
-    h = hashlib.blake2b(repr((2, decoders(), settings)).encode(), digest_size=12)
+    h = hashlib.blake2b(repr((3, decoders(), settings)).encode(), digest_size=12)
     for part, name, p in found:
         h.update(repr((part, name, os.path.abspath(p), stamp(p))).encode('utf-8', 'surrogateescape'))
     return h.hexdigest()
@@ -188,25 +201,31 @@ def _data(root, x, about, classes, notes):
             raise FolderError(f'{printable(root)}: no image to train class {examples(missed)} on can be read')
         if len(missed) == 1: notes.append(f'class {missed[0]} has no image in the {p} part')
         elif missed: notes.append(f'{len(missed):,} classes have no image in the {p} part: {examples(missed)}')
-    notes += _copies(parts)
+    notes += [f'{some(n, "image")} of the {p} part are in the train part too: accuracy on it flatters'
+              for p, n in about['copies'].items() if n]
     name = printable(os.path.basename(os.path.abspath(root)))
     return ImageData(**parts, classes=classes, name=name, notes=notes, ranges=about['ranges'])
 
 
-def _copies(parts):
-    "A note where valid or test hold images that train holds too"
-    def hashes(part): return [hashlib.blake2b(i.numpy(), digest_size=8).digest() for i in part.x]
-    known = set(hashes(parts['train']))
-    for p in ('valid', 'test'):
-        n = sum(h in known for h in hashes(parts[p]))
-        if n: yield f'{some(n, "image")} of the {p} part are in the train part too: accuracy on it flatters'
+def _copies(read, keep, parts):
+    "How many images of valid and of test are in train too"
+    row = {i: r for r, i in enumerate(read.order)}
+    def pixels(i): return hashlib.blake2b(read.room.x[row[i]].tobytes(), digest_size=8).digest()
+    files = {p: [keep[j] for j in part] for p, part in parts.items()}
+    known = {read.keys[i] for i in files['train']}
+    alike = {p: [i for i in files[p] if read.keys[i] in known] for p in ('valid', 'test')}
+    asked = {read.keys[i] for found in alike.values() for i in found}
+    train = {pixels(i) for i in files['train'] if read.keys[i] in asked}
+    return {p: sum(pixels(i) in train for i in found) for p, found in alike.items()}
 
 
-def _keep(key, x, about, max_memory):
+def _keep(key, read, order, about, max_memory):
     "The images part by part: kept for the next time, where the cache folder can be written, and returned"
-    order = [i for part in about['parts'].values() for i in part]
-    saved = save_array(key, x, order, about)
+    row, x = {i: r for r, i in enumerate(read.order)}, read.room.x
+    rows = [row[i] for i in order]
+    saved = save_array(key, read.room, rows, about)
     if saved and x.size > max_memory and (loaded := load_array(key, max_memory)): return loaded
-    out = room(len(order), x.shape[1:], max_memory)
-    for i in range(0, len(order), 4096): out[i:i + 4096] = x[order[i:i + 4096]]
+    if rows == list(range(len(x))): return x, about
+    out = room(len(rows), x.shape[1:], max_memory).x
+    for i in range(0, len(rows), 256): out[i:i + 256] = x[rows[i:i + 256]]
     return out, about
