@@ -21,7 +21,7 @@ class ReadImages:
     "Images that were read: `room.x[order.index(i)]` is that of file `i`, if it is not in `about['bad']`"
     order: list  # The file of each row
     room: Room | None = None  # None: no image could be read
-    keys: dict = field(default_factory=dict)  # Of each file: a hash of some pixels, equal where images are
+    keys: dict = field(default_factory=dict)  # Of each file: a hash of its pixels
     about: dict = field(default_factory=dict)  # What was noticed; plain values
 
 
@@ -42,22 +42,32 @@ def read_images(paths: list,  # Image files
         else:
             _put(res, row[i], image, max_memory)
             seen['dark'] += image.max() < 16
-            res.keys[i] = hashlib.blake2b(image[:, ::8, ::8].tobytes(), digest_size=8).digest()
     with SlowBar('reading the images', len(paths), progress) as bar:
-        for i, found in enumerate(_map(partial(read_or_reason, size=size, framing=framing), paths)):
+        for i, found in enumerate(_map(partial(_read, size=size, framing=framing), paths)):
             if isinstance(found, str): bad[i] = found
-            else: probes[i], image = found
-            if i not in bad and image is not None: take(i, image)
+            else:
+                probes[i], image, res.keys[i] = found
+                if image is not None: take(i, image)
             if i % 64 == 63: bar.update(i + 1)
             if i % 256 == 255 and res.room: res.room.release()
     deep = [i for i, p in probes.items() if p.depth]
     ranges = _ranges([probes[i].depth for i in deep])
     for i in deep:  # now it is known what is white
-        take(i, decode_or_reason(paths[i], size, 1 if probes[i].grey else 3, ranges, framing))
+        take(i, image := decode_or_reason(paths[i], size, 1 if probes[i].grey else 3, ranges, framing))
+        if i not in bad: res.keys[i] = _hash(image)
     seen.update(t for i, p in probes.items() if i not in bad for t in _tags(p, size))
     res.about = dict(side=side, size=size, bad=dict(sorted(bad.items())), seen={t: int(n) for t, n in seen.items()},
                      ranges=ranges)
     return res
+
+
+def _hash(image): return hashlib.blake2b(np.ascontiguousarray(image), digest_size=8).digest()
+
+
+def _read(path, size, framing):
+    "(probe, image or None, its hash or None), or why the file cannot be used"
+    found = read_or_reason(path, size, framing)
+    return found if isinstance(found, str) else (*found, None if found[1] is None else _hash(found[1]))
 
 
 def _put(res, row, image, max_memory):
