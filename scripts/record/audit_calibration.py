@@ -13,7 +13,7 @@ scored. The network is as symmetric as its start, so accuracy has the same distr
 of the real tricks is measured on the 10,000 official test images, by networks trained as the audits train them. All
 runs have equal steps, and no learning rate is tuned. Needs the full Fashion-MNIST (Debian: dataset-fashion-mnist).
 """
-import argparse, json, os, time, warnings
+import argparse, gc, json, os, time, warnings
 from dataclasses import asdict, replace
 from datetime import date
 from pathlib import Path
@@ -173,6 +173,9 @@ def main():
     a.folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     found = images()
+    one_truth(found, 0)  # imports what is imported late
+    gc.collect()
+    gc.freeze()  # what lives from here on is not searched again and again for garbage
     about = dict(date=date.today().isoformat(), machine=asdict(machine('cpu')), base=BASE.to_dict(), rounds=ROUNDS, delta=DELTA,
                  parts=PARTS, code=code_hashes({f'cnn_tricks.studies.{m}' for m in ('audit', 'audit_boundary', 'audit_job',
                                                 'audit_prepare', 'audit_result', 'audit_splits')}))
