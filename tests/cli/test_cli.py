@@ -14,13 +14,14 @@ from cnn_tricks.cli.main import main
 from cnn_tricks.base.paths import lessons_path
 
 CLASSES = ('<b>bold & "so on"', 'Köln $x$ 猫', 'plain')  # names that a web page or a chart could trip over
-COMMANDS = 'train', 'predict', 'export', 'audit', 'lessons', 'doctor'
+COMMANDS = 'train', 'predict', 'export', 'audit', 'bench', 'lessons', 'doctor'
 
 # Reads jobs from stdin and runs each in a fork of itself: a process of its own without seconds of imports.
 SERVER = '''
 import json, os, resource, signal, sys, warnings
 warnings.simplefilter('ignore')
 import torch, cnn_tricks.cli.audit, cnn_tricks.cli.train, cnn_tricks.cli.doctor, cnn_tricks.data.decode
+from cnn_tricks.studies.audit_boundary import simulate_audits
 from cnn_tricks.cli.main import main
 from cnn_tricks.report.charts import line_chart
 torch.optim.Adam([torch.zeros(1)])  # the first optimiser and the first chart import more
@@ -425,11 +426,11 @@ def check_audit_page(path):
 
 def test_audit(cnn_tricks, photos, recipe, tmp_path):
     job = cnn_tricks('audit', photos, *SMALL, '--minutes', 5, '--out', 'a')
-    assert re.search(r'plan: [12] tricks? and a control', job.out) and ' tried. ' in job.out and 'round 3' in job.err
+    assert re.search(r'plan: [12] tricks? against the recipe', job.out) and ' tried. ' in job.out and 'round 3' in job.err
     assert sorted(p.name for p in (tmp_path/'a').iterdir()) == ['ledger.json', 'recipe.json', 'report.html']
     page = check_audit_page(tmp_path/'a'/'report.html')
     text = ''.join(page.text)
-    for word in 'label_smoothing', 'mixup', 'the recipe again', 'The last check', 'What this does not say', 'broken.png', 'What was not tried':
+    for word in 'label_smoothing', 'mixup', 'The last check', 'What this does not say', 'broken.png', 'What was not tried':
         assert word in text
     assert any(a.get('href', '').endswith('/stopping.html') for _, a in page.tags)
     d = json.loads((tmp_path/'a'/'ledger.json').read_text())
@@ -689,7 +690,7 @@ def test_audit_tells_its_plan():
     assert [clock(s) for s in (-1, 59.9, 61)] == ['0:00', '0:59', '1:01']
     a = Audit.load(records_path()/'audit.json')
     first, _, tries, *refused = plan_lines(a)
-    assert first.startswith(f'plan: {len(a.arms) - 2} tricks and a control') and tries == f'tries: {", ".join(x.name for x in a.arms[2:])}'
+    assert first.startswith(f'plan: {len(a.arms) - 1} tricks against the recipe') and tries == f'tries: {", ".join(x.name for x in a.arms[1:])}'
     assert refused == [f'not {", ".join(names)}: {why}' for why, names in a.reasons().items()]
 
 

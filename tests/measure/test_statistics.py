@@ -5,11 +5,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cnn_tricks.measure.arms import Arm, Run
 from cnn_tricks.measure.statistics import (
     accuracy_interval, corrected_t, holm, p_of_interval, paired_t, sample_sd, seeds_needed, t_factor)
 from cnn_tricks.report.training import interval
-from cnn_tricks.studies.audit_result import Audited
 
 
 def test_sd_is_that_of_a_sample():
@@ -58,28 +56,3 @@ def test_holm_keeps_the_order_of_its_arguments():
 def test_reports_give_wilsons_interval():
     low, high = accuracy_interval(905, 1000)
     assert interval(.905, 1000) == f'{100*low:.1f} to {100*high:.1f}'
-
-
-# an audited comparison
-
-def audited(differences, factor, spread=.01):
-    arm = lambda name, x: Arm(name, {}, [Run(i, v, v, 1) for i, v in enumerate(x)])
-    return Audited(arm('a', [.5]*len(differences)), arm('b', [.5 + d for d in differences]), .01, 'seconds', factor, spread)
-
-
-def test_audited_p_goes_with_its_interval():
-    rng, n = np.random.default_rng(0), 5
-    for d in rng.normal(.01, .01, (50, n)):
-        c = audited(d, factor=4.)
-        assert (c.p < .05) == (c.interval[0] > 0 or c.interval[1] < 0)
-        assert c.p == pytest.approx(2*stats.t.sf(t_factor(n)*abs(d.mean())/(4*.01/n**.5), n - 1))
-
-
-def test_audited_p_with_students_factor_is_students():
-    d = np.random.default_rng(1).normal(.01, .01, 4)
-    c = audited(d, factor=t_factor(4), spread=sample_sd(d))
-    assert c.p == pytest.approx(stats.ttest_1samp(d, 0).pvalue)
-
-
-def test_nothing_is_said_before_the_first_look():
-    assert audited([.1, .2], math.inf).p == 1 and audited([0., 0., 0.], 4., spread=0.).p == 1

@@ -1,4 +1,4 @@
-"The audit: its statistics against scipy and loops, its plan, its ledger, and the command as a user runs it."
+"The audit: its splits, its plan, its rates, its ledger, what it recommends. Its statistics: test_boundary.py."
 import json, re
 from dataclasses import replace
 from types import SimpleNamespace
@@ -8,13 +8,21 @@ import pytest
 from scipy import stats
 
 import cnn_tricks.studies.audit as audit_module
-from cnn_tricks.measure import repeated_runs as arms, records
+import cnn_tricks.studies.audit_job as job_module
+import cnn_tricks.studies.audit_prepare as prepare_module
+from cnn_tricks.base.registry import import_modules
 from cnn_tricks.core import run_control as control
+from cnn_tricks.measure import repeated_runs as arms, records
 from cnn_tricks.measure.arms import Arm, Run
 from cnn_tricks.studies.audit import audit
 from cnn_tricks.studies.audit_plan import TooShort, make_plan, promise, usable
-from cnn_tricks.studies.audit_result import CONTROL, Audit, Audited, lesson_of
-from cnn_tricks.studies.audit_boundary import FIRST, OUTCOMES, Sums, boundary, judge, shared_spread, simulate_audits
+from cnn_tricks.measure.statistics import corrected_t
+from cnn_tricks.measure.test_reads import earlier_reads, log_beside, log_read
+from cnn_tricks.studies.audit_boundary import FIRST, OUTCOMES, level
+from cnn_tricks.studies.audit_job import FINAL_SEED
+from cnn_tricks.studies.audit_rates import RUNS, tuned_rate
+from cnn_tricks.studies.audit_result import Audit, lesson_of, packed
+from cnn_tricks.studies.audit_splits import Splits
 from cnn_tricks.core.recipe import Recipe, recipes, tricks
 from cnn_tricks.data.drawn_shapes import shapes
 
@@ -36,70 +44,71 @@ def found(data, tmp_path_factory):
     return a, path, said
 
 
-# statistics
-
-def test_judge_says_what_a_comparison_says():
-    rng = np.random.default_rng(0)
-    ends = np.sort(rng.normal(0, .02, (200, 2)), 1)
-    for (low, high), code in zip(ends, judge(*ends.T, .01)):
-        c = Audited(*(Arm(n, {}, [Run(i, v, v, 1) for i, v in enumerate(x)]) for n, x in (('a', [0, 0]), ('b', [(low + high)/2]*2))),
-                    .01, 'seconds', (high - low)/2*2**.5, 1.)
-        assert np.allclose(c.interval, (low, high)) and c.verdict == OUTCOMES[code]
-
-
-def test_sums_are_those_of_numpy():
-    x = np.random.default_rng(1).normal(size=(5, 4, 3))
-    sums = Sums(4, 3)
-    for d in x: sums.add(d)
-    assert np.allclose(sums.mean, x.mean(0)) and np.allclose(sums.spread, x.std(0, ddof=1))
-
-
-def test_boundary_of_one_trick_and_one_analysis_is_students():
-    for alpha in .05, .2:
-        assert abs(boundary(1, FIRST, alpha, 200_000)[1][FIRST]/stats.t.ppf(1 - alpha/2, FIRST - 1) - 1) < .03
-
-
-def test_boundary_holds_its_promise_on_other_draws():
-    "The share of simulated audits, drawn with another generator, in which any interval at any analysis misses 0"
-    arms, most = 5, 8
-    going, last = boundary(arms, most)
-    rng, wrong = np.random.default_rng(77), 0
-    for _ in range(3000):
-        x = rng.standard_normal((arms, most)) - rng.standard_normal(most)
-        for n in range(FIRST, most + 1):
-            own = x[:, :n].std(1, ddof=1)
-            factor = (last if n == most else going)[n]
-            if (abs(x[:, :n].mean(1)) > factor*shared_spread(own)/n**.5).any():
-                wrong += 1
-                break
-    assert .015 < wrong/3000 <= .05  # below it: the simulation leaves room for tricks that are wilder than others
-    assert all(last[n] <= going[n] for n in going)
-    with pytest.raises(ValueError, match='at least'): boundary(0, 5)
-
-
-def test_useless_tricks_and_useful_ones():
-    none = simulate_audits([0]*6, .008, 5, seed=3)['verdict']
-    assert np.isin(none, (1, 2)).any(1).mean() <= .05
-    assert (simulate_audits([0]*6, .008, 5, seed=3, corrected=False)['verdict'] == 1).any(1).mean() > .1
-    one = simulate_audits([.04, 0, 0, -.04], .008, 5, seed=3)
-    assert (one['verdict'][:, 0] == 1).mean() > .95 and (one['verdict'][:, 3] == 2).mean() > .95
-    assert one['seeds'].min() >= FIRST and one['seeds'].max() <= 10
-
-
 # the plan
 
 def test_plan_spends_the_minutes():
     for minutes in (.5, 1, 3, 10, 60, 600):
-        p = make_plan(minutes, 5., 7., .5, .2, 20)
-        runs = (p.tricks + 2)*(p.rounds + 1) + 2*p.pairs
-        assert runs*(p.seconds + .2) <= 60*minutes - 5 + 1e-6 and .5 <= p.seconds <= 7 and FIRST <= p.rounds <= p.most <= 20
-    assert make_plan(600, 5., 7., .5, .2, 20).tricks == 20 and make_plan(600, 5., 7., .5, .2, 20).seconds == 7
+        for moves in ([False]*20, [True, False]*10):
+            p = make_plan(minutes, 5., 7., .5, .2, moves)
+            tuned = sum(moves[:p.tricks])
+            runs = (p.tricks + 1)*(p.rounds + 1) + 2*p.pairs + RUNS*(tuned + bool(tuned))
+            assert runs*(p.seconds + .2) <= 60*minutes - 5 + 1e-6 and .5 <= p.seconds <= 7 and FIRST <= p.rounds <= p.most <= 20
+    assert make_plan(600, 5., 7., .5, .2, [False]*20).tricks == 20 and make_plan(600, 5., 7., .5, .2, [False]*20).seconds == 7
+    assert make_plan(3, 5., 7., .5, .2, [True]*20).tricks < make_plan(3, 5., 7., .5, .2, [False]*20).tricks
 
 
 def test_plan_says_how_many_minutes_it_takes():
-    with pytest.raises(TooShort, match='about') as e: make_plan(.1, 2., 7., .5, .2, 3)
-    need = float(re.search(r'about ([\d.]+) minutes', str(e.value))[1])
-    assert make_plan(need, 2., 7., .5, .2, 3).tricks == 1
+    for moves in ([False]*3, [True]*3):
+        with pytest.raises(TooShort, match='about') as e: make_plan(.1, 2., 7., .5, .2, moves)
+        need = float(re.search(r'about ([\d.]+) minutes', str(e.value))[1])
+        assert make_plan(need, 2., 7., .5, .2, moves).tricks == 1
+
+
+def test_a_trick_says_whether_it_moves_the_rate():
+    import_modules()
+    moving = {n for n in tricks.names() if tricks[n].moves_lr}
+    assert {'optimizer', 'batch_size', 'accumulate', 'batch_norm', 'group_norm', 'activation', 'kaiming_init', 'lsuv', 'one_cycle',
+            'warmup'} <= moving and not {'mixup', 'ema', 'label_smoothing', 'flip_shift'} & moving
+
+
+# splits and rates
+
+def rows(part): return {x.numpy().tobytes() for x in part.x}
+
+
+@pytest.mark.parametrize('aside', [False, True])
+def test_each_seed_has_a_split_of_its_own(data, aside):
+    s = Splits(data, aside, 9)
+    first, again, other = s.round(1), Splits(data, aside, 9).round(1), s.round(2)
+    assert first.fingerprint == again.fingerprint != other.fingerprint and s.round(2) is other
+    pool = rows(data.train) | rows(data.valid)
+    for split in first, other:
+        assert rows(split.train) | rows(split.valid) == pool and len(split.valid) == s.valid <= len(pool)/5
+        assert len(split.train) + len(split.valid) == len(data.train) + len(data.valid) and split.test is data.test
+    assert rows(first.valid) != rows(other.valid)
+
+
+def test_what_is_set_aside_judges_nothing(data):
+    s = Splits(data, True, 9)
+    aside = rows(s.tuning.valid)
+    assert aside and not aside & rows(s.tuning.train)
+    for seed in range(8): assert not aside & rows(s.round(seed).valid) and aside <= rows(s.round(seed).train)
+    n = len(data.train) + len(data.valid)
+    assert Splits(data).correction == pytest.approx(s.valid/(n - s.valid))
+    assert s.correction == pytest.approx(s.valid/(n - len(s.tuning.valid) - s.valid))
+
+
+def test_rates_are_tuned_over_seeds_and_diverging_ones_are_out(data, monkeypatch):
+    import cnn_tricks.studies.audit_rates as rates
+    def run(recipe, data, seed, *args):
+        return Run(seed, 0., .5 + .1*(recipe.lr < .005) + .01*seed, 1, diverged='x' if recipe.lr < .005 and seed == 4 else '')
+    monkeypatch.setattr(rates, 'run_once', run)
+    best, tried = tuned_rate(TINY, data, 2)
+    assert best == TINY.lr and [t[1] for t in tried] == [None, pytest.approx(.53), pytest.approx(.53)]
+    best, tried = tuned_rate(TINY, data, 5)
+    assert best == pytest.approx(TINY.lr/3) and tried[0][1] == pytest.approx(.66)
+    monkeypatch.setattr(rates, 'run_once', lambda r, d, seed, *a: Run(seed, 0., .5, 1, diverged='x'))
+    assert tuned_rate(TINY, data, 2)[0] is None
 
 
 def test_usable(data):
@@ -122,13 +131,14 @@ def test_lesson_of(): assert lesson_of('flip_shift') == '02_recipe' and lesson_o
 
 def test_audit(found, data):
     a, path, said = found
-    assert a.finished and a.rounds >= FIRST and [arm.name for arm in a.arms] == ['base', CONTROL, *[t.name for t in usable(TINY, data, PAIR)[0]]][:len(a.arms)] and len(a.arms) >= 3
+    assert a.finished and a.rounds >= FIRST and [arm.name for arm in a.arms] == ['base', *[t.name for t in usable(TINY, data, PAIR)[0]]][:len(a.arms)] and len(a.arms) >= 2
     assert a.rounds <= 4 and a.base.steps == TINY.steps and not a.refused
-    assert a.base.seeds[:3] == (42, 43, 44) and a.arms[1].seeds[:3] == (1042, 1043, 1044)
-    assert all(arm.seeds == a.base.seeds[:len(arm)] for arm in a.arms[2:])
+    assert a.base.seeds[:3] == (42, 43, 44) and a.analysed == [[4, 1]] and not a.tuned and not a.plan['aside']
+    assert all(arm.seeds == a.base.seeds[:len(arm)] for arm in a.arms[1:])
     assert {c.verdict for c in a.comparisons} <= set(OUTCOMES) and len(a.rows()) == len(a.arms) - 1
     assert bool(a.final) == bool(a.helping) and all(arm.part == 'valid' for arm in a.arms)
-    assert {t.name for t in a.recipe.tricks} == set(a.helping) - set(a.clash) and a.recipe.steps == TINY.steps
+    assert a.recipe == TINY or {t.name for t in a.recipe.tricks} == set(a.helping) - set(a.clash)
+    assert all(len(c) == a.rounds + 1 for c in a.costs.values()) # before the rounds, and in each of them
     assert not a.stale and a.about['versions']['cnn_tricks']
     for text in a._repr_markdown_(), repr(a): assert ' tried. ' in text
     assert [w for w, _ in said if w.startswith('round')]
@@ -159,7 +169,7 @@ def clock(monkeypatch):
     "Every step of training takes `clock.step` seconds, and nothing else takes any."
     c = SimpleNamespace(now=0., step=.01)
     c.perf_counter = c.monotonic = lambda: c.now
-    for module in audit_module, arms, control: monkeypatch.setattr(module, 'time', c)
+    for module in job_module, prepare_module, arms, control: monkeypatch.setattr(module, 'time', c)
     before = control.RunControl.before_batch
     def before_batch(self):
         if self.training: c.now += c.step
@@ -170,19 +180,20 @@ def clock(monkeypatch):
 
 def test_minutes_are_kept(clock, data):
     a = audit(data, TINY.replace(steps=24), PAIR, minutes=.24)
-    assert a.finished and not a.refused and len(a.arms) == 4 and a.spent == pytest.approx(clock.now)
+    assert a.finished and not a.refused and len(a.arms) == 3 and a.spent == pytest.approx(clock.now)
     assert a.base.steps == 24 and a.base.step_seconds == pytest.approx(.01)
-    left, one = 14.4 - a.spent, .24
-    assert left >= 0 and (left < 15*one or a.rounds == a.plan['most'] or a.left.keys() >= set(PAIR))
+    assert a.spent <= 14.4*1.1
+    left = 14.4 - a.spent
+    assert a.rounds in (a.plan['rounds'], a.plan['most']) or a.left.keys() >= set(PAIR) or left < 3*.24
 
 
 def test_fewer_tricks_where_runs_take_longer_than_planned(clock, data):
     "The machine becomes three times as slow once the plan is made: a trick is dropped, and the seeds stay."
     def tell(what, a):
         if what == 'round 1': clock.step = .03
-    a = audit(data, TINY.replace(steps=24), PAIR, minutes=.24, tell=tell)
-    assert a.finished and len(a.arms) == 3 and list(a.refused.values()) == ['no time: the runs took longer than planned']
-    assert a.rounds >= FIRST and a.spent <= 14.4
+    a = audit(data, TINY.replace(steps=24), PAIR, minutes=.2, tell=tell)
+    assert a.finished and len(a.arms) == 2 and list(a.refused.values()) == ['no time: the runs took longer than planned']
+    assert a.rounds >= FIRST and a.spent <= 12*1.1 and a.analysed
 
 
 def test_too_slow_a_machine(clock, data):
@@ -207,13 +218,14 @@ def test_stopped_and_resumed(found, data, tmp_path):
     assert kept.rounds == 1 and not kept.finished and 'nothing can be said' in kept.answer()
     done = audit(data, TINY, PAIR, **BUDGET, path=tmp_path/'l.json')
     assert done.finished and [arm.runs[:len(k)] for arm, k in zip(done.arms, kept.arms, strict=True)] == [k.runs for k in kept.arms]
-    r = train_again(done.arms[2], data)
-    assert r == done.arms[2].runs[1].accuracy
+    r = train_again(done.arms[1], data)
+    assert r == done.arms[1].runs[1].accuracy
 
 
 def train_again(arm, data):
     from cnn_tricks.core.train import train
-    return train(Recipe.from_dict(arm.recipe), data, arm.runs[1].seed, progress=False).accuracy
+    run = arm.runs[1]
+    return train(Recipe.from_dict(arm.recipe).replace(steps=run.steps), Splits(data).round(run.seed), run.seed, progress=False).accuracy
 
 
 @pytest.mark.parametrize('change,says', [
@@ -237,7 +249,7 @@ def test_other_images_and_broken_ledgers(found, data, tmp_path):
 
 
 @pytest.mark.parametrize('kwargs,says', [
-    (dict(minutes=0), 'minutes=0'), (dict(rounds=2), 'rounds=2'), (dict(rounds=21), 'rounds=21'), (dict(rounds=4.), 'rounds=4.0'),
+    (dict(minutes=0), 'minutes=0'), (dict(rounds=3), 'rounds=3'), (dict(metric='acuracy'), 'accuracy'), (dict(equal='epochs'), 'equal='), (dict(rounds=21), 'rounds=21'), (dict(rounds=4.), 'rounds=4.0'),
     (dict(minutes=float('nan')), 'minutes=nan'), (dict(delta=0), 'delta=0'), (dict(tricks=['mixp']), 'mixp'),
     (dict(tricks=[]), 'none can be tried'), (dict(base=TINY + tricks['mixup'](), tricks=['mixup', 'cutmix'], minutes=1e-3), 'too short'),
     (dict(tricks=['one_cycle']), 'already')])
@@ -250,56 +262,132 @@ def test_needs_images_to_validate_and_to_test(data):
         with pytest.raises(ValueError, match=f'no {part} images'): audit(replace(data, **{part: data.valid[:0]}), TINY, PAIR, .1)
 
 
+# the test images, and what an audit writes down about them
+
+def test_reads_are_counted_beside_the_folder(data, tmp_path):
+    log = log_beside(tmp_path/'photos')
+    assert log == tmp_path/'photos.test_reads.json' and earlier_reads(log, data) == 0
+    for n in (1, 2):
+        log_read(log, data, 'audit')
+        assert earlier_reads(log, data) == n and earlier_reads(log, replace(data, test=data.test[:5])) == 0
+    log.write_text('{')
+    assert earlier_reads(log, data) == 0
+
+
+def test_diverging_runs(data, monkeypatch):
+    "A trick that diverges in any round is dropped, and said to; a recipe that does so ends the audit, and its file stays"
+    real = job_module.run_once
+    def run(recipe, data, seed, *args):
+        r = real(recipe, data, seed, *args)
+        return replace(r, diverged='the loss is nan at step 3') if diverges(recipe, seed) else r
+    monkeypatch.setattr(job_module, 'run_once', run)
+    diverges = lambda r, seed: r.tricks and r.tricks[-1].name == 'mixup' and seed == 43
+    a = audit(data, TINY, PAIR, **BUDGET)
+    assert a.refused == {'mixup': 'diverges: the loss is nan at step 3'} and [arm.name for arm in a.arms] == ['base', 'label_smoothing']
+    assert 'mixup' in a.table().markdown and a.finished
+    diverges = lambda r, seed: not r.tricks
+    with pytest.raises(ValueError, match='base: the recipe diverges.*step 3'): audit(data, TINY, PAIR, **BUDGET)
+
+
+def test_a_trick_that_moves_the_rate_is_tuned_and_so_is_the_base(data):
+    a = audit(data, TINY, ['optimizer'], **BUDGET)
+    assert set(a.tuned) == {'base', 'optimizer'} and a.plan['aside'] and all(len(t) == 3 for t in a.tuned.values())
+    for arm in a.arms:
+        good = [t for t in a.tuned[arm.name] if t[1] is not None]
+        assert arm.recipe['lr'] == max(good, key=lambda t: t[1])[0] in [t[0] for t in arm.lrs]
+    assert any('chosen on another seed' in n for n in a.notes())
+
+
 # with known truth: runs that are drawn
 
 def drawn(gains, sd=.004, delta=.01, rounds=4):
-    "An `Audit` whose runs are drawn: a base, a control, and a trick for each gain."
+    "An `Audit` whose runs are drawn: a base, and a trick for each gain."
     rng = np.random.default_rng(5)
     def arm(name, gain, trick=()): return Arm(name, TINY.replace(tricks=trick).to_dict(), [
         Run(42 + i, .8 + gain + sd*z, .8, 30, .5) for i, z in enumerate(rng.standard_normal(rounds))], 'valid',
-        dict(name='drawn', fingerprint='', train=100, valid=5000, test=5000), {}, [], .01)
+        dict(name='drawn', fingerprint='', train=100, valid=5000, test=400), {}, [], .01)
     chosen = [tricks[n]() for n in ('mixup', 'cutmix', 'ema', 'label_smoothing')[:len(gains)]]
-    arms = [arm('base', 0), arm(CONTROL, 0), *(arm(t.name, g, (t,)) for t, g in zip(chosen, gains))]
-    return Audit(dict(base=TINY.to_dict(), tricks=None, minutes=1., delta=delta, seed=42, data={}), arms,
-                 dict(tricks=len(gains), most=8, rounds=4, pairs=3, seconds=.5, full=1.), rounds=rounds)
+    arms = [arm('base', 0), *(arm(t.name, g, (t,)) for t, g in zip(chosen, gains))]
+    asked = dict(base=TINY.to_dict(), tricks=None, minutes=1., delta=delta, seed=42, data={}, metric='accuracy', equal='seconds')
+    plan = dict(tricks=len(gains), most=8, rounds=8, pairs=3, seconds=.5, full=1., correction=.1, steps=30, aside=False)
+    return Audit(asked, arms, plan, rounds=rounds)
+
+
+def checked(a, gain, images=400, n=4):
+    "The same with a last check, in which the recipe with what helps is right on so many more of the images"
+    rng = np.random.default_rng(1)
+    base = [rng.random(images) < .6 for _ in range(n)]
+    trick = [b | (rng.random(images) < 2.5*gain) if gain > 0 else b & (rng.random(images) > -gain) for b in base]
+    a.right = {'base': [packed(b) for b in base], 'with what helps': [packed(t) for t in trick]}
+    arm = lambda old, name, rows: replace(old, name=name, part='test', runs=[Run(i, r.mean().item(), .8, 30, .5) for i, r in enumerate(rows)])
+    a.final = [arm(a.arms[0], 'base', base), arm(a.arms[1], 'with what helps', trick)]
+    return a
 
 
 def test_answers_leave_and_stay_as_they_were():
-    a = drawn([.2, -.2, .005], rounds=5)
-    a.rounds = 3
-    assert a.interim_analysis() == ['ema'] and a.left['mixup'] == a.left['cutmix'] == 3
+    a = drawn([.2, -.2, .004], rounds=6)
+    a.rounds = 4
+    assert a.interim_analysis(.2) == ['ema'] and a.left['mixup'] == a.left['cutmix'] == 4
     first = a['mixup'].interval
-    a.rounds = 5
-    a.interim_analysis()
-    assert a['mixup'].interval == first and len(a['mixup'].base) == 3
+    a.rounds = 6
+    a.interim_analysis(.6)
+    assert a['mixup'].interval == first and len(a['mixup'].base) == 4 and len(a['ema'].base) == 6
     assert a.helping == ['mixup'] and a['cutmix'].verdict == 'hurts' and 'mixup' in a.answer()
 
 
 def test_interval_by_hand():
-    a = drawn([.01, .02])
-    own = [np.std(arm.accuracies - a.base.accuracies, ddof=1) for arm in a.arms[1:]]
-    for arm, s in zip(a.arms[1:], own):
-        half = boundary(3, 8)[0][4]*max(s, np.median(own))/2
-        d = (arm.accuracies - a.base.accuracies).mean()
-        assert np.allclose(a[arm.name].interval, (d - half, d + half))
-    wide = a['mixup'].interval
-    a.ended = True
-    assert a['mixup'].interval[0] > wide[0]  # the last analysis has more to spend
+    "Student's at the trick's own share of the chance of an error, corrected for shared images"
+    a = drawn([.01, .02], sd=.01)
+    before = a['mixup'].interval
+    a.interim_analysis(.6)
+    assert before == (-np.inf, np.inf)
+    for arm in a.arms[1:]:
+        d = arm.accuracies - a.base.accuracies
+        half = stats.t.ppf(1 - .05*.6/2/2, 3)*d.std(ddof=1)*(1/4 + .1)**.5
+        assert np.allclose(a[arm.name].interval, (d.mean() - half, d.mean() + half))
+        assert np.allclose(a[arm.name].interval, corrected_t(d, 5000*10, 5000, level(2, .6))[1:3])
 
 
-def test_recipe_is_the_base_where_the_last_check_says_it_hurts():
+def test_recipe_is_the_base_unless_the_last_check_says_it_helps():
     a = drawn([.2])
-    a.interim_analysis()
-    a.final = [replace(a.arms[0], part='test'), replace(a.arms[2], part='test')]
+    a.interim_analysis(.8)
+    assert a.recipe == TINY # not checked yet
+    checked(a, .2)
     assert [t.name for t in a.recipe.tricks] == ['mixup'] and a.check.verdict == 'helps' and 'test images' in a.answer()
-    a.final = [a.final[0], replace(a.final[1], runs=[replace(r, accuracy=.3) for r in a.final[0].runs])]
+    assert 'stays as it was' not in a.answer()
+    for gain in (.01, 0, -.2): # undecided, nothing, hurts
+        checked(a, gain)
+        assert a.recipe == TINY and 'stays as it was' in a.answer(), gain
+    checked(a, .2).final[1].runs[0].diverged = 'nan'
     assert a.recipe == TINY
+
+
+def test_the_last_check_knows_how_few_the_images_are():
+    "Seeds that agree on the same 400 images: the interval is that of other images, as McNemar's test has it"
+    a = drawn([.2])
+    a.interim_analysis(.8)
+    checked(a, .2)
+    base, trick = (np.array([np.unpackbits(np.frombuffer(bytes.fromhex(r), np.uint8))[:400] for r in a.right[n]]).astype(float)
+                   for n in ('base', 'with what helps'))
+    gain, d = (trick - base).mean(0), a.check.differences
+    error = (d.var(ddof=1)/4 + gain.var(ddof=1)/400)**.5
+    half = stats.t.ppf(.975, 3)*error
+    assert np.allclose(a.check.interval, (d.mean() - half, d.mean() + half))
 
 
 def test_seeds_that_agree_are_no_certainty():
     "On 50 images no interval is narrower than one of them, however alike the seeds came out."
     a = drawn([.02, .02], sd=0)
     for arm in a.arms: arm.data['valid'] = 50
-    for c in (a.control, *a.comparisons):
+    a.interim_analysis(.8)
+    for c in a.comparisons:
         low, high = c.interval
-        assert c.spread < 1e-9 and high - low > 1/50 and c.verdict == 'undecided'
+        assert c.sd < 1e-9 and high - low > 1/50 and c.verdict == 'undecided'
+
+
+def test_what_a_reader_must_know():
+    a = drawn([.2])
+    a.twins, a.reads = {'test in train': 3}, 2
+    assert '3 of test have a twin in train' in a.notes()[0] and len(a.notes()) == 1 # the test images were not read yet
+    a.interim_analysis(.8)
+    assert any('read 2 times before' in n for n in checked(a, .2).notes())
