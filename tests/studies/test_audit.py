@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from scipy import stats
 
-import cnn_tricks.studies.audit as audit_module
 import cnn_tricks.studies.audit_job as job_module
 import cnn_tricks.studies.audit_prepare as prepare_module
 from cnn_tricks.base.registry import import_modules
@@ -19,7 +18,6 @@ from cnn_tricks.studies.audit_plan import TooShort, make_plan, promise, usable
 from cnn_tricks.measure.statistics import corrected_t
 from cnn_tricks.measure.test_reads import earlier_reads, log_beside, log_read
 from cnn_tricks.studies.audit_boundary import FIRST, OUTCOMES, level
-from cnn_tricks.studies.audit_job import FINAL_SEED
 from cnn_tricks.studies.audit_rates import RUNS, tuned_rate
 from cnn_tricks.studies.audit_result import Audit, lesson_of, packed
 from cnn_tricks.studies.audit_splits import Splits
