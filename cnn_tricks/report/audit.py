@@ -8,6 +8,7 @@ from .._modidx import d as _index
 from ..base.files import atomic_write
 from ..core.recipe import Recipe, recipes
 from ..data.images import ImageData
+from ..studies.audit_heads import head_rows
 from ..studies.audit_promise import kept_promise
 from ..studies.audit_result import Audit
 from .charts import forest_chart
@@ -65,7 +66,7 @@ def audit_html(
     images, command = a.base.data['train'], ['cnn_tricks', 'train', *[folder]*bool(folder), '--recipe']
     return render(
         'audit.html.j2', audit=a, data=data, stopped=stopped, title=f'Audit: {_headline(a)}', headline=_headline(a),
-        answer=_answer(a), base=_base_name(a), promise=kept_promise(),
+        answer=_answer(a), base=_base_name(a), promise=kept_promise(), heads=head_rows(a.heads, a.delta),
         chart=forest_chart(a.comparisons, a.delta) if a.rounds else '', site=_site, notes=a.notes(), check=a.check,
         measured=a.base.measured, adopted=a.recipe != Recipe.from_dict(a.asked['base']), tuned=sorted(a.tuned), **_check_values(a.check),
         epochs=a.base.steps*min(a.base.recipe['batch_size'], images)/images,

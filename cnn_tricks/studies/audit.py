@@ -30,7 +30,8 @@ def _next_round(job, open_): # seconds that one more seed takes
 
 def _check_time(job): # seconds that are kept for the last check; where nothing helps so far, for the least
     pairs = job.audit.plan['pairs'] if job.audit.analysed and job.audit.helping else FIRST
-    return 2*pairs*job.audit.walls.get('base', 0)
+    longer = job.audit.plan['last_steps']/job.audit.plan['steps']
+    return 2*pairs*job.audit.walls.get('base', 0)*longer
 
 
 def _drop(job, name, why): # of a trick
@@ -102,9 +103,9 @@ def _begin_check(job, log): # two arms: the recipe as it was asked, and with wha
     a, base = job.audit, Recipe.from_dict(job.audit.asked['base'])
     together, images = _join(job), job.splits.round(job.seed + FINAL_SEED)
     if together == Recipe.from_dict(a.base.recipe): return
-    steps = [a.base.recipe['steps']]*2
+    steps = [a.plan['last_steps']]*2
     if a.asked['equal'] == 'seconds':
-        counts, _ = plan_steps([base.replace(seconds=a.plan['seconds']), together], images, 'seconds', job.device)
+        counts, _ = plan_steps([base.replace(seconds=a.plan['last']), together], images, 'seconds', job.device)
         steps[1] = max(1, round(counts[1]*steps[0]/counts[0]))
     if log:
         a.reads = earlier_reads(log, job.data)

@@ -30,6 +30,7 @@ class Plan:
     rounds:int # seeds for each, if none is dropped early
     most:int # seeds at most, where tricks are dropped and free their time
     pairs:int # runs of each side in the last check
+    last:float = 0. # seconds of training of each of these
 
 
 class TooShort(ValueError):
@@ -47,22 +48,25 @@ def make_plan(
     least:float, # seconds of training of the shortest run that makes sense
     extra:float, # seconds that a run takes on top of its training: validation, building the network
     moves:list, # a bool for each trick that could be tried, the most promising first: must its learning rate be tuned?
-    most:int=20 # seeds for each at most, at least `FIRST`
+    most:int=20, # seeds for each at most, at least `FIRST`
+    confirm:bool=False # is the last check made at the recipe's own length, as far as a third of the time allows?
 )->Plan: # how the minutes are spent
     """The plan of an audit; where time is short it cuts the length of the runs, then tricks, then seeds
 
-    Raises `TooShort` where the minutes do not suffice for one trick with `FIRST` seeds; it says how many do."""
-    time, least, few = 60*minutes - spent, min(least, full), min(8, most)
-    seconds = min(full, max(least, time/_runs(moves[:6], few, 5) - extra))
+    A recipe that fine-tunes confirms at its own length: early epochs mostly train the head. Raises `TooShort` where the minutes do not suffice for one trick with `FIRST` seeds; it says how many do."""
+    time, least, few, want = 60*minutes - spent, min(least, full), min(8, most), 0 if confirm else 5
+    last = min(full, time/3/(2*FIRST) - extra) if confirm else 0. # of training, each run of such a check
+    if last > 0: time -= 2*FIRST*(last + extra)
+    seconds = min(full, max(least, time/_runs(moves[:6], few, want) - extra))
     runs = time/(seconds + extra)
-    fits = [k for k in range(1, len(moves) + 1) if _runs(moves[:k], few, 5) <= runs]
-    n, pairs = (max(fits), 5) if fits else (1, 3)
+    fits = [k for k in range(1, len(moves) + 1) if _runs(moves[:k], few, want) <= runs]
+    n, pairs = (max(fits), want) if fits else (1, min(3, want))
     rounds = min(most, math.floor((runs - _runs(moves[:n], 0, pairs))/(n + 1)))
     if rounds < FIRST:
         need = math.ceil(10*(spent + 1.1*_runs(moves[:1], FIRST, 3)*(least + extra))/60)/10
         raise TooShort(f'minutes={minutes:g}: too short to compare one trick over {FIRST} seeds; '
                        f'on these images and this machine it takes about {need:g} minutes')
-    return Plan(seconds, full, n, rounds, min(most, longest(rounds)), pairs)
+    return Plan(seconds, full, n, rounds, min(most, longest(rounds)), pairs or FIRST, max(seconds, last))
 
 
 def _comparisons(d): # a recorded result as plain values -> pairs (recipe without, comparison)
@@ -142,6 +146,7 @@ def usable(
         why = _unfair(t, data)
         with warnings.catch_warnings(): # of tricks that find nothing to change
             warnings.simplefilter('ignore')
+            if any(b.name == t.name for b in base.tricks): why = why or 'the recipe has it already'
             try:
                 why = why or refusal(base + t, data, device or default_device())
                 if not why and _idle(base, t, data): why = 'the recipe has it already, or nothing for it to change'

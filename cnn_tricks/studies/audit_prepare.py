@@ -6,6 +6,7 @@ from ..core.recipe import Recipe
 from ..core.train import steps_for, train
 from ..measure.repeated_runs import new_arm, plan_steps
 from ..tools.duplicates import find_duplicates
+from .audit_heads import try_heads
 from .audit_job import RATE_SEED, Job
 from .audit_plan import make_plan, usable
 from .audit_rates import tuned_rate
@@ -80,6 +81,10 @@ def _tune(job, arms): # (name, recipe, does it move the rate?) -> the same with 
     return kept
 
 
+def _hinted(heads, name): # did it help a head on frozen features?
+    return any(r['what'] == name and r['low'] > 0 for r in heads['rows'])
+
+
 def prepare(
     job:Job,
     base:Recipe, # what the tricks are added to
@@ -93,19 +98,25 @@ def prepare(
     _some(found, a.refused)
     job.cut(any(t.moves_lr for t in found))
     _find_twins(job)
+    if confirm := any(t.name == 'fine_tune' for t in base.tricks):
+        a.heads = a.heads or try_heads(base, job.data, 6*a.asked['minutes'], job.metric, job.seed, job.device, job.say)
+        found = sorted(found, key=lambda t: not _hinted(a.heads, t.name)) # what helps a head is tried first
+        job.save()
     steps, full, least, extra = _trial(job, base)
-    p = make_plan(a.asked['minutes'], job.spent(), full, least, extra, [t.moves_lr for t in found], job.most)
+    moves = [t.moves_lr for t in found]
+    p = make_plan(a.asked['minutes'], job.spent(), full, least, extra, moves, job.most, confirm)
     chosen = _choose(job, base, found, p.tricks)
     job.cut(any(t.moves_lr for t in chosen))
     job.say('measuring what a step costs with each trick')
     todo, data = [base.replace(seconds=p.seconds), *(base + t for t in chosen)], job.splits.round(job.seed)
     counts, costs = plan_steps(todo, data, 'seconds', job.device)
     n = steps if p.seconds == full or counts[0] > steps else counts[0] # the recipe's own, however the clock went since
-    a.plan = asdict(replace(p, tricks=len(chosen), seconds=min(full, n*costs[0]))) | dict(
-        steps=n, correction=job.splits.correction, aside=job.splits.tuning is not None)
+    last = max(n, min(steps, round(p.last/costs[0]))) # steps of the last check
+    a.plan = asdict(replace(p, tricks=len(chosen), seconds=min(full, n*costs[0]), last=last*costs[0])) | dict(
+        steps=n, last_steps=last, own_steps=steps, correction=job.splits.correction,
+        aside=job.splits.tuning is not None)
     a.costs = {t.name: [round(c/costs[0], 4)] for t, c in zip(chosen, costs[1:])}
-    moves = any(t.moves_lr for t in chosen)
-    arms = [('base', base, moves), *((t.name, base + t, t.moves_lr) for t in chosen)]
+    arms = [('base', base, any(t.moves_lr for t in chosen)), *((t.name, base + t, t.moves_lr) for t in chosen)]
     arms = [(name, r.replace(steps=job.steps(name)), m) for name, r, m in arms]
     kept = _tune(job, arms)
     cost = dict(zip(('base', *(t.name for t in chosen)), costs))

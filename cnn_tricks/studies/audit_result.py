@@ -66,6 +66,7 @@ class Audit(TextAndPlot, Plain):
     plan:dict = field(default_factory=dict) # how the minutes are to be spent: fields of `Plan`, and what `prepare` adds
     refused:dict = field(default_factory=dict) # name of a trick that was not tried, or dropped -> the reason
     twins:dict = field(default_factory=dict) # 'test in train' -> images of test that stand in train, too
+    heads:dict = field(default_factory=dict) # of `try_heads`, where the recipe fine-tunes
     tuned:dict = field(default_factory=dict) # arm -> [learning rate, score] of each that was tried; None: it diverged
     costs:dict = field(default_factory=dict) # trick -> seconds a step over the base's: before the rounds, and of each
     analysed:list = field(default_factory=list) # [seeds, share of alpha] of each analysis that was made
@@ -199,6 +200,7 @@ class Audit(TextAndPlot, Plain):
         text = (f'{"Together" if len(c.trick.recipe["tricks"]) > len(base.tricks) + 1 else "Checked"} '
                 f'on {len(c.base)} fresh seeds and the test images: {percent(c.base)} % without, {percent(c.trick)} % '
                 f'with; {_range(c)}: {bold.format(c.verdict)}.')
+        if c.verdict == Verdict.HURTS: text += ' That contradicts the rounds: what they said of these tricks is void.'
         return text + ' The recipe stays as it was.'*(self.recipe == base)
 
     def notes(self)->list: # of str

@@ -56,6 +56,15 @@ def test_plan_spends_the_minutes():
     assert make_plan(20, 5., 7., .5, .2, [True]*20).tricks < make_plan(20, 5., 7., .5, .2, [False]*20).tricks
 
 
+def test_a_recipe_that_fine_tunes_is_confirmed_at_its_own_length():
+    long, short = (make_plan(m, 5., 60., 6., .5, [False]*10, confirm=True) for m in (60, 10))
+    assert long.last == 60 and long.seconds < 60 and short.seconds < short.last < 60 and short.rounds >= FIRST
+    for p, minutes in ((long, 60), (short, 10)):
+        rounds = (p.tricks + 1)*(p.rounds + 1)*(p.seconds + .5)
+        assert rounds + 2*FIRST*(p.last + .5) <= 60*minutes - 5 + 1e-6
+    assert make_plan(10, 5., 60., 6., .5, [False]*10).last == make_plan(10, 5., 60., 6., .5, [False]*10).seconds
+
+
 def test_plan_says_how_many_minutes_it_takes():
     for moves in ([False]*3, [True]*3):
         with pytest.raises(TooShort, match='about') as e: make_plan(.1, 2., 7., .5, .2, moves)
@@ -308,7 +317,8 @@ def drawn(gains, sd=.004, delta=.01, rounds=4):
     chosen = [tricks[n]() for n in ('mixup', 'cutmix', 'ema', 'label_smoothing')[:len(gains)]]
     arms = [arm('base', 0), *(arm(t.name, g, (t,)) for t, g in zip(chosen, gains))]
     asked = dict(base=TINY.to_dict(), tricks=None, minutes=1., delta=delta, seed=42, data={}, metric='accuracy', equal='seconds')
-    plan = dict(tricks=len(gains), most=8, rounds=8, pairs=3, seconds=.5, full=1., correction=.1, steps=30, aside=False)
+    plan = dict(tricks=len(gains), most=8, rounds=8, pairs=3, seconds=.5, full=1., last=.5, correction=.1, steps=30, last_steps=30,
+                own_steps=30, aside=False)
     return Audit(asked, arms, plan, rounds=rounds)
 
 

@@ -1,0 +1,43 @@
+"Heads on frozen features: every image is where it belongs, what truly helps or hurts a head is found, and it is plain values"
+import json
+
+import pytest
+import torch
+
+from cnn_tricks.core.recipe import Recipe
+from cnn_tricks.data.datasets import embedded
+from cnn_tricks.measure.verdict import Verdict
+from cnn_tricks.studies import audit_heads
+from cnn_tricks.studies.audit_splits import Splits
+
+TUNED = Recipe.from_dict(dict(steps=1, tricks=[dict(name='fine_tune', weights='fashion')]))
+
+
+@pytest.fixture(scope='module')
+def data(): return embedded().subset(600, parts=('train',)).subset(200, parts=('valid', 'test'))
+
+
+def test_numbers_survive_a_split(data):
+    pool = data.train.join(data.valid)
+    split = Splits(audit_heads._numbered(pool, data)).round(3)
+    ids = [audit_heads._numbers(p) for p in (split.train, split.valid)]
+    assert sorted(torch.cat(ids).tolist()) == list(range(len(pool)))
+    for part, i in zip((split.train, split.valid), ids): assert (part.y == pool.y[i]).all()
+    assert audit_heads._numbers(audit_heads._numbered(pool, data).valid).tolist() == list(range(len(data.train), len(pool)))
+
+
+def test_heads(data):
+    said = []
+    found = audit_heads.try_heads(TUNED, data, 1., tell=said.append)
+    rows = {r['what']: r for r in found['rows']}
+    assert set(rows) == {'21 x 21 pixels', 'cropped', 'decay 0.003', 'decay 0.3'} # classes are even: nothing to weigh
+    assert 4 <= found['splits'] <= audit_heads.MOST and .7 < found['base'] < 1 and len(said) > 6
+    assert json.loads(json.dumps(found)) == found and all(r['low'] <= r['difference'] <= r['high'] for r in rows.values())
+    shown = audit_heads.head_rows(found, .01)
+    assert [r['what'] for r in shown] == list(rows) and {r['verdict'] for r in shown} <= set(Verdict)
+
+
+def test_even_classes():
+    y = torch.tensor([0]*10 + [1]*3 + [2])
+    i = audit_heads._balanced(y, 3, 0)
+    assert y[i].bincount().tolist() == [10, 10, 10] and set(i.tolist()) == set(range(14))
