@@ -7,6 +7,7 @@ import warnings
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..tools.memory_allocator import kept_memory
 from .arguments import parser
 from .errors import UsageError, complain, one_line
 from .wait_policy import set_waiting
@@ -101,7 +102,7 @@ def _flush(code):
 def _run(args):
     "Parse and run; every end but success is an exception"
     a = parser().parse_args(args)
-    with warnings.catch_warnings():  # those of the libraries say nothing to users
+    with warnings.catch_warnings(), kept_memory():  # warnings of the libraries say nothing to users
         warnings.simplefilter('ignore')
         warnings.filterwarnings('always', module=r'cnn_tricks\.')
         warnings.showwarning = _warn

@@ -1,15 +1,18 @@
 """The memory allocator's settings of this process"""
-import ctypes, re
+import ctypes, os, re
+from contextlib import contextmanager
 from pathlib import Path
 
 try: import resource
 except ImportError: resource = None # Windows
 
-__all__ = ['MEMORY', 'page_faults', 'memory_settings', 'memory_setting', 'set_memory', 'memory_environment']
+__all__ = ['MEMORY', 'page_faults', 'memory_settings', 'memory_setting', 'set_memory', 'kept_memory',
+           'memory_environment']
 
 MEMORY = 'default', 'keep', 'huge'
 _trim, _top_pad, _mmap_threshold, _mmap_max = -1, -2, -3, -4 # glibc's numbers for mallopt, from malloc.h
 _now = 'default'
+_chosen = 'MALLOC_', 'GLIBC_TUNABLES', 'LD_PRELOAD' # a user who sets one of these has chosen an allocator
 
 
 def page_faults()->int: # since the process began; 0 where the system does not tell
@@ -68,6 +71,20 @@ def _huge_heap(lib, on): # pages of 2 MiB for the heap, which is first made to g
     for low, high in re.findall(r'^(\w+)-(\w+) .*\[heap\]$', maps, re.M):
         low, high = -(-int(low, 16) >> 21) << 21, int(high, 16) >> 21 << 21
         if high > low: lib.madvise(low, high - low, 14 if on else 15) # MADV_HUGEPAGE, MADV_NOHUGEPAGE
+
+
+@contextmanager
+def kept_memory():
+    """In this block freed memory is kept, where the machine can and the environment says nothing of its own
+
+    A step at a large batch frees and takes its activations each time; memory that was given back has to be cleared by
+    the system before it is given again, a page at a time. `scripts/bench/memory.py` measures what that is worth.
+    """
+    if _now != 'default' or 'keep' not in memory_settings() or any(k.startswith(_chosen) for k in os.environ): yield
+    else:
+        set_memory('keep')
+        try: yield
+        finally: set_memory('default')
 
 
 def memory_environment(

@@ -31,6 +31,7 @@ from cnn_tricks.data.datasets import cifar10, fashion_mnist
 from cnn_tricks.data.image_folder import read_folder
 from cnn_tricks.measure.statistics import paired_t
 from cnn_tricks.nets.layer_costs import count_macs
+from cnn_tricks.tools.memory_allocator import kept_memory
 from cnn_tricks.tricks.hardware import measured_peak
 import rivals
 
@@ -98,7 +99,7 @@ def one_run(arm, data, judged, seed, kind, a):
     peak = measured_peak(0.3, device=a.device)
     only = 1 if kind == 'epoch' else None
     if isinstance(arm.fn, Recipe):
-        res = train(arm.fn, type(data)(data.train, data.valid[:0], judged, data.classes, data.name), seed,
+        with kept_memory(): res = train(arm.fn, type(data)(data.train, data.valid[:0], judged, data.classes, data.name), seed,
                     progress=False, device=a.device)
         return dict(seconds=res.seconds, steps=res.steps, history=[[arm.epochs, res.seconds, res.test()]], peak=peak)
     run = rivals.Run(judged, arm.epochs, a.device, DTYPES[a.dtype], only)

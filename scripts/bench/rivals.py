@@ -11,7 +11,7 @@ of one channel have their own whitening.
 Each function trains on `data.train` and gives the accuracy on `judged` after each epoch, outside the clock.
 """
 import math, time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,7 @@ from torch import nn
 
 from cnn_tricks.base.machine import finish_work
 from cnn_tricks.nets.networks import networks
-from cnn_tricks.tools.memory_allocator import memory_setting, memory_settings, set_memory
+from cnn_tricks.tools.memory_allocator import kept_memory
 
 
 class Run:
@@ -122,21 +122,8 @@ def fastai(run, data, seed, tuned=False, widths=(16, 32, 64, 128, 256, 512)):
     schedule = torch.optim.lr_scheduler.OneCycleLR(opt, 1e-2, total)
     mean, std = (v.to(run.device).view(-1, 1, 1) for v in (data.mean, data.std))
     def prepare(x): return ((x.float()/255 - mean)/std).contiguous(memory_format=form)
-    with kept_memory() if tuned and run.device == 'cpu' else _nothing():
+    with kept_memory() if tuned else nullcontext():
         plain_epochs(run, data, net, opt, 1024, prepare, schedule.step)
-
-
-@contextmanager
-def _nothing(): yield
-
-
-@contextmanager
-def kept_memory():
-    "In this block freed memory is kept, in large pages where the machine has them"
-    before, has = memory_setting(), memory_settings()
-    set_memory(has[-1])
-    try: yield
-    finally: set_memory(before)
 
 
 class FixedScale(nn.Module):
@@ -153,7 +140,7 @@ def _norm(channels):
     return norm
 
 
-def _dirac(c_in, c_out, **kwargs):
+def _dirac(c_in, c_out):
     "A convolution whose first channels hand their input on at the start"
     conv = nn.Conv2d(c_in, c_out, 3, padding='same', bias=False)
     with torch.no_grad(): nn.init.dirac_(conv.weight[:c_in])

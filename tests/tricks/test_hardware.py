@@ -164,6 +164,17 @@ def test_memory_is_kept_only_when_asked():
 
 
 @KEEP
+def test_commands_keep_memory_unless_the_environment_chose():
+    code = """
+        from cnn_tricks.cli import main
+        seen = []
+        main._commands['lessons'] = lambda args: seen.append(a.memory_setting())
+        assert main.main(['lessons']) == 0
+        print(int(seen == ['keep']), int(a.memory_setting() == 'default'))"""
+    assert fresh(code) == [1, 1] and fresh(code, MALLOC_ARENA_MAX='2') == [0, 1]
+
+
+@KEEP
 def test_the_environment_does_the_same():
     default, = fresh('print(faults())')
     kept, = fresh('print(faults())', **memory_environment('keep'))
