@@ -72,7 +72,8 @@ def read_recipe(
     path = Path(text)
     if path.is_dir() and text: raise UsageError(f'--recipe {text}: is a folder; give a file, as the recipe.json in it')
     if not path.is_file():
-        raise UsageError(f'--recipe {text}: no such file, and no recipe of that name ({", ".join(recipes.names())})')
+        names = ', '.join(n for n in recipes.names() if not n.startswith('bench_')) # those serve the benches
+        raise UsageError(f'--recipe {text}: no such file, and no recipe of that name ({names})')
     try:
         d = _plain(path)
         given = any(d.get(b) is not None for b in _budgets)
