@@ -206,7 +206,8 @@ def matrix_figure(
     ax.xaxis.tick_top()
     ax.tick_params(length=0)
     for side in ax.spines.values(): side.set_visible(False)
-    return plt.close(fig) or fig
+    plt.close(fig)
+    return fig
 
 
 def _by_effect(cells:Iterable): # arms, by their mean effect

@@ -123,7 +123,9 @@ class BenchRecord:
         "Keep what was found of a recipe while an arm is tuned"
         key = dict(arm=arm, lr=recipe.lr, optimizer_args=recipe.optimizer_args)
         row = next((t for t in self.tuned if {k: t[k] for k in key} == key), None)
-        if row is None: self.tuned.append(row := key | {'valid': {}})
+        if row is None:
+            row = dict(arm=arm, lr=recipe.lr, optimizer_args=recipe.optimizer_args, valid={})
+            self.tuned.append(row)
         row['valid'] = dict(sorted((row['valid'] | {str(seed): valid}).items()))
 
     def arm(self,

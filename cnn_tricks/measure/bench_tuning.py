@@ -22,7 +22,7 @@ def with_rate(
 def rate_of(
     recipe:Recipe,
     field:str # 'lr' or 'weight_decay'
-)->float: # None: its optimiser has none
+)->float|None: # None: its optimiser has none
     "A recipe's learning rate, or the decay of its optimiser where it names one"
     return recipe.lr if field == 'lr' else recipe.optimizer_args.get(field)
 
@@ -36,7 +36,7 @@ class Grid:
     high: int = 1 # the largest
 
     def __getitem__(self, k): # a power of the factor -> recipe
-        value = float(f'{rate_of(self.recipe, self.field)*_factor**k:.3g}')
+        value = float(f'{(rate_of(self.recipe, self.field) or 0)*_factor**k:.3g}')
         return with_rate(self.recipe, self.field, value) if k else self.recipe
 
     @property

@@ -151,9 +151,9 @@ def cifar10_images()->ImageData:
 def photo_images()->ImageData:
     """Photographs in class folders that `CNN_TRICKS_DATA` names (or its folder `clothing`), at 128 pixels; resized as
     the ImageNet weights of the base expect it. `DownloadError` where nothing is named"""
-    home = os.environ.get('CNN_TRICKS_DATA')
-    if not home: raise DownloadError('no photographs: name a folder with class folders in CNN_TRICKS_DATA')
-    home = Path(home).expanduser()
+    named = os.environ.get('CNN_TRICKS_DATA')
+    if not named: raise DownloadError('no photographs: name a folder with class folders in CNN_TRICKS_DATA')
+    home = Path(named).expanduser()
     framing = pretrained['timm/tf_efficientnet_lite0']().preprocessing.framing
     return _pool(read_folder(home/'clothing' if (home/'clothing').is_dir() else home, 128, framing=framing))
 
