@@ -35,10 +35,12 @@ class Progress:
 
 @dataclass
 class Driver:
-    "The work of a bench on its record; `ValueError` for an unknown arm, and for a record of another base or other images"
+    """The work of a bench on its record; `ValueError` for an unknown arm or length, and for a record of another base or
+    other images"""
     bench: Bench
     path: Path # of the record; it need not exist
     names: tuple|None = None # arms to run; None: all of the bench
+    epochs: tuple|None = None # lengths to run; None: all of the bench
     seeds: int = None # of each arm; None: as many as the bench has
     jobs: int = 1 # runs at a time, one thread each
     device: str = None # torch device; None picks the fastest kind here
@@ -49,21 +51,24 @@ class Driver:
     def __post_init__(self):
         b, self.path = self.bench, Path(self.path)
         self.device, self.seeds = str(self.device or default_device()), self.seeds or b.seeds
+        self.epochs = tuple(self.epochs or b.lengths)
+        if odd := [e for e in self.epochs if e not in b.lengths]:
+            raise ValueError(f'{b.name} has no runs of {odd[0]:g} epochs: one of {", ".join(f"{e:g}" for e in b.lengths)}')
         self.changes = {n: change_of(n, b.recipe) for n in self.names} if self.names else b.changes()
         self.record = BenchRecord.load(self.path) if self.path.exists() else BenchRecord.of(b)
         self.record.check(b)
         self.paces, self.start, self.session, self.done, self.pool = [], time.monotonic(), None, 0, None
 
     def lengths(self, name): # of an arm; one that the bench does not name runs at all of them
-        found = [e for e in self.bench.lengths if name == 'base' or name in self.bench.arms(e)]
-        return found or list(self.bench.lengths)
+        named = any(name in self.bench.arms(e) for e in self.bench.lengths)
+        return [e for e in self.epochs if name == 'base' or not named or name in self.bench.arms(e)]
 
     def plan(self,
         names:list=None # of arms; None: all
     )->list: # `Task`s: what is not yet recorded of the runs that are compared, seed by seed
         "Base first, short runs first: whatever stops it, there are pairs"
         arms = [n for n in names or ['base', *self.changes] if n not in self.record.refused]
-        return [self._task(n, self.record.recipes.get(n), e, s) for s in range(self.seeds) for e in self.bench.lengths
+        return [self._task(n, self.record.recipes.get(n), e, s) for s in range(self.seeds) for e in self.epochs
                 for n in arms if e in self.lengths(n) and not self.record.find(n, e, s)]
 
     def _task(self, name, recipe, epochs, seed, part='test'):
@@ -203,7 +208,7 @@ def bench_plan(
     tune = driver.to_tune()
     rows = [dict(what=f'tuning, {driver.bench.middle:g} epochs', arms=driver.tuned(), seeds=len(driver.bench.tuning_seeds),
                  runs=tune, hours=tune*driver.bench.middle*pace['base']/3600)]
-    for e in driver.bench.lengths:
+    for e in driver.epochs:
         todo = [t for t in left if t.epochs == e]
         rows.append(dict(what=f'{e:g} epochs', arms=[n for n in ('base', *driver.changes) if e in driver.lengths(n)],
                          seeds=driver.seeds, runs=len(todo), hours=sum(e*pace[t.arm] for t in todo)/3600))

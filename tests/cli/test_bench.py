@@ -55,7 +55,8 @@ def test_a_new_record_takes_over_the_rates_of_the_package(bench, capsys):
 @pytest.mark.parametrize('words,said', [
     (['smal'], "no bench 'smal': one of"), (['all', '--out', 'x.json', '--show'], 'name one bench'),
     (['small', '--tricks', 'muonn'], "no arm and no trick 'muonn'"), (['small', '--show'], 'nothing is recorded of small'),
-    (['small', '--seeds', '1'], 'at least 2'), (['small', '--show', '--dry-run'], 'not allowed with')])
+    (['small', '--seeds', '1'], 'at least 2'),
+    (['small', '--epochs', '2'], 'small has no runs of 2 epochs: one of 1'), (['small', '--show', '--dry-run'], 'not allowed with')])
 def test_mistakes_are_one_line(bench, capsys, words, said):
     assert main(['bench', *words]) == 2
     err = capsys.readouterr().err
