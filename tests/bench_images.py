@@ -1,4 +1,6 @@
 "A small bench for tests: each image carries its number, so that it can be told where it was used."
+import os, sys
+
 import torch
 
 from cnn_tricks.core.recipe import Recipe, recipes
@@ -33,9 +35,19 @@ def small(**kw):
                         target=0.6, seeds=2, tuning_seeds=(100, 101)) | kw)
 
 
-if __name__ == '__main__': # python bench_images.py FILE JOBS: run it, to be killed
-    import sys
+def _serve(run):
+    "Forks, for each file that stdin names, a process that runs the bench: without seconds of imports. Says its id, its end."
+    for line in sys.stdin:
+        pid = os.fork()
+        if pid == 0:
+            run(bench(), line.strip(), device='cpu')
+            os._exit(0)
+        print(pid, flush=True)
+        print(os.waitpid(pid, 0)[1], flush=True)
 
+
+if __name__ == '__main__': # python bench_images.py [FILE]: serve, or run it with two processes beside; to be killed
     from bench_images import small as bench # under the name by which a process beside this one finds it
     from cnn_tricks.measure.bench_driver import run_bench
-    run_bench(bench(), sys.argv[1], jobs=int(sys.argv[2]), device='cpu')
+    if sys.argv[1:]: run_bench(bench(), sys.argv[1], jobs=2, device='cpu')
+    else: _serve(run_bench)

@@ -1,5 +1,5 @@
 "Benches: selection and judgement kept apart, resumed and side by side without a trace, words by the corrected p."
-import json, math, os, random, subprocess, sys, time
+import json, math, os, random, signal, subprocess, sys, time
 from pathlib import Path
 
 import psutil
@@ -96,24 +96,42 @@ def made(path): # runs in a record, tuning included
     return len(d['runs']) + sum(len(t['valid']) for t in d['tuned'])
 
 
-def test_killed_five_times_and_resumed_is_the_same(whole, tmp_path):
-    "SIGKILL after a random number of runs more, whatever time they take; the processes beside it end, too."
-    path, rng = tmp_path/'killed.json', random.Random(0)
+@pytest.fixture
+def start(whole):
+    "A function that starts `bench_images.py`, of files or none."
+    started = []
 
-    def start(jobs):
-        command = sys.executable, '-W', 'ignore', ROOT/'tests'/'bench_images.py', path, jobs
-        return subprocess.Popen([str(c) for c in command], stderr=subprocess.PIPE, env=os.environ | {'PYTHONPATH': str(ROOT)})
-    for kill in range(5):
-        until = made(path) + rng.randint(1, (made(whole) - made(path))//(6 - kill))
-        p = start(jobs=2 if kill == 0 else 1)
-        while made(path) < until and p.poll() is None: time.sleep(0.01)
-        assert p.poll() is None, p.stderr.read()
-        beside = psutil.Process(p.pid).children(recursive=True)
-        p.kill()
-        p.wait()
-        assert not psutil.wait_procs(beside, timeout=120)[1]
-    p = start(jobs=1)
-    assert p.wait(timeout=900) == 0, p.stderr.read()
+    def start(*files):
+        env = os.environ | {'PYTHONPATH': os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')]), 'OMP_NUM_THREADS': '1'}
+        command = [sys.executable, '-W', 'ignore', str(ROOT/'tests'/'bench_images.py'), *map(str, files)]
+        started.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env))
+        return started[-1]
+    yield start
+    for p in started: p.kill()
+
+
+def killed_after(path, runs, pid):
+    "SIGKILL as soon as the record has so many runs, whatever time they take."
+    p = psutil.Process(pid)
+    while made(path) < runs: assert p.is_running() and time.sleep(0.01) is None
+    p.kill()
+
+
+def test_killed_five_times_and_resumed_is_the_same(whole, tmp_path, start):
+    "After a random number of runs more; the first time two at a time: the processes beside it end, too."
+    path, rng = tmp_path/'killed.json', random.Random(0)
+    def next_stop(kill): return made(path) + rng.randint(1, (made(whole) - made(path))//(6 - kill))
+    first = start(path)
+    while made(path) < 2: assert first.poll() is None and time.sleep(0.01) is None
+    beside = psutil.Process(first.pid).children(recursive=True)
+    killed_after(path, next_stop(0), first.pid)
+    assert first.wait() == -signal.SIGKILL and len(beside) >= 2 and not psutil.wait_procs(beside, timeout=120)[1]
+    server = start()
+    for kill in range(1, 6):
+        print(path, file=server.stdin, flush=True)
+        pid = int(server.stdout.readline())
+        if kill < 5: killed_after(path, next_stop(kill), pid)
+        assert int(server.stdout.readline()) == (signal.SIGKILL if kill < 5 else 0)
     assert content(path) == content(whole)
 
 
