@@ -6,7 +6,7 @@ from ..base.display import Table
 from ..base.paths import lesson_of_module, lessons_path
 from .lesson import lesson_link, lessons, notebook_cells, outline
 
-__all__ = ['collect_answers', 'claims_table', 'lessons_table', 'tricks_table']
+__all__ = ['collect_answers', 'claims_table', 'lessons_table', 'tricks_table', 'verdicts_table']
 
 
 def _statements(cell):
@@ -121,3 +121,19 @@ def _found(effect): # what the table says of a measured effect
     base = effect.comparison.base
     return dict(verdict=f'<span class="ct-word ct-{kind}">{effect.verdict}</span>',
                 points=f'{effect.points}<br>{base.data.get("train", 0):,} images, {effect.length}')
+
+
+def verdicts_table(
+    tricks, # the registry of tricks
+    effect, # trick's name -> what was measured, or None
+    folder:str|Path=None, # where the notebooks are; default: `lessons_path()`
+)->Table: # its `rows` have `verdict` and `tricks`
+    "Which tricks help, in a few lines: the tricks with each verdict, the largest difference first."
+    found = {r['name']: (effect(r['name']), r['stem']) for r in tricks_table(tricks, folder=folder).rows if r['name']}
+    words = {v: [] for v in ('helps', 'hurts', 'no difference', 'undecided')}
+    for name, (e, stem) in sorted(found.items(), key=lambda f: -f[1][0].comparison.difference if f[1][0] else 0):
+        if e is None: continue
+        word = next(w for w in words if e.verdict.startswith(w))
+        words[word].append(f'[`{name}`]({stem}.ipynb) {e.points.partition(" ")[0]}')
+    return Table([dict(verdict=f'**{w}**', tricks=', '.join(t)) for w, t in words.items() if t],
+                 dict(verdict='verdict', tricks='tricks, with the gain in percentage points of accuracy'))

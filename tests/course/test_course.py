@@ -10,7 +10,7 @@ from cnn_tricks.core.recipe import tricks
 from cnn_tricks.course.lesson import (VERDICTS, Check, answer, before_you_start, checker, lesson_link, lessons,
                                       notebook_cells, outline, recorded_time)
 from cnn_tricks.measure.effects import main_effect
-from cnn_tricks.course.tables import lessons_table, tricks_table
+from cnn_tricks.course.tables import lessons_table, tricks_table, verdicts_table
 
 
 def write(folder, stem, *sources):
@@ -133,6 +133,15 @@ def test_tricks_table():
     found = {r['name']: r['stem'] for r in rows}
     assert found['dropout'] == '31_dropout' and found['cutmix'] == '30_augment' and all(r['tldr'] for r in rows)
     assert {r['points'] for r in rows} == {'not recorded alone'}
+
+
+def test_verdicts_name_each_recorded_trick_once():
+    table = verdicts_table(tricks, main_effect)
+    named = [n for n in tricks if f'[`{n}`]' in table.markdown]
+    assert named == [n for n in tricks if main_effect(n)] and table.markdown.count('[`') == len(named)
+    helping = next(r['tricks'] for r in table.rows if r['verdict'] == '**helps**')
+    gains = [float(t.split(' ')[1]) for t in helping.split(', ')]
+    assert gains == sorted(gains, reverse=True) and gains[-1] > 0
 
 
 def test_tricks_table_says_what_was_measured():
