@@ -1,8 +1,9 @@
-"Made once for all tests: the wheel, an environment with it installed, and a browser."
+"Made once for all tests: the wheel, an environment with it installed, the site, and a browser."
 import os, shutil, sys
 from pathlib import Path
 
 import pytest
+from build_site import build
 from common import copy_project, run
 from filelock import FileLock
 
@@ -46,6 +47,12 @@ def installed(tmp_path_factory, dist) -> Path:
             next(dist.glob('*.whl')))
     folder = once(tmp_path_factory, 'installed', make)
     return next(folder.glob('[bS]*/python*')).parent
+
+
+@pytest.fixture(scope='session')
+def site(tmp_path_factory) -> Path:
+    "The folder of the site's pages."
+    return once(tmp_path_factory, 'site', lambda folder: build(folder/'copy'))/'copy'/'_proc'/'_docs'
 
 
 @pytest.fixture(scope='module')

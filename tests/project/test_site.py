@@ -1,12 +1,12 @@
-"""The site: built without Quarto in a copy of the project, read as HTML, and opened in a browser."""
-import contextlib, functools, http.server, json, posixpath, re, runpy, shutil, threading
+"""The site: what is made for it, and its pages read as HTML (test_site_browser.py opens them)."""
+import json, posixpath, re, runpy, shutil
 from html.parser import HTMLParser
 from urllib.parse import unquote, urlsplit
 
-import pytest
 import yaml
-from build_site import build
 from form import ROOT
+
+from cnn_tricks.course.lesson import outline
 
 make_site = runpy.run_path(str(ROOT/'scripts'/'build'/'make_site.py'))
 PAGES = sorted(p.relative_to(ROOT/'nbs').with_suffix('').as_posix() for p in (ROOT/'nbs').rglob('*.ipynb') if '_proc' not in p.parts)
@@ -89,9 +89,14 @@ def test_look_is_set_once():
     config = yaml.safe_load(link.read_text(encoding='utf-8'))
     html = config['format']['html']
     assert html['html-math-method'] == 'mathml' and set(html['theme']) == {'light', 'dark'}
+    assert html['respect-user-color-scheme'] is True and html['code-overflow'] == 'wrap'
     themes = [t[1] for t in html['theme'].values()]
-    files = [html['css'], *config['metadata-files'], config['website']['favicon'], *themes]
+    filters = config['format']['commonmark']['filters']
+    files = [html['css'], html['include-after-body'], *filters, *config['metadata-files'], config['website']['favicon'], *themes]
     assert all((ROOT/'nbs'/f).exists() for f in files)
+    menu = next(i['menu'] for i in config['website']['navbar']['left'] if i['text'] == 'Lessons')
+    assert [m['href'] for m in menu] == [f"part_{p['number']}.ipynb" for p in outline()['parts']]
+    assert [m['text'] for m in menu] == [f"{p['number']} {p['title']}" for p in outline()['parts']]
     for t in themes: assert '$web-font-path: false;' in (ROOT/'nbs'/t).read_text(encoding='utf-8')
 
 
@@ -141,12 +146,8 @@ def problems(site) -> list:
     return found
 
 
-@pytest.fixture(scope='module')
-def site(tmp_path_factory): return build(tmp_path_factory.mktemp('site')/'copy')
-
-
 def test_every_notebook_is_a_page(site):
-    assert {p.relative_to(site).with_suffix('').as_posix() for p in site.rglob('*.html')} == set(PAGES)
+    assert {p.relative_to(site).with_suffix('').as_posix() for p in site.rglob('*.html')} == {*PAGES, '404'}
 
 
 def test_links_anchors_and_pictures(site):
@@ -172,79 +173,3 @@ def test_pages_show_their_parts(site):
     assert 'cnn_tricks train' in text['index'] and '0 Foundations' in text['index']
     assert '15 Resolution' in text['part_1'] and 'S3-4' in text['claims'] and 'flip_shift' in text['tricks']
     assert 'Not yet: that is the sum' in re.sub(r'\s+', ' ', text['05_course'])
-
-
-# the pages in a browser
-
-@contextlib.contextmanager
-def served(folder):
-    "The address of a server of `folder` on this machine."
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *args): pass
-    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), functools.partial(Quiet, directory=folder))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try: yield f'http://127.0.0.1:{server.server_port}'
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
-def look(browser, address, mode='light', width=1280):
-    "Open a page; its console errors and failed requests (but those for formulas), and what the page says of itself."
-    context = browser.new_context(viewport=dict(width=width, height=900), color_scheme=mode)
-    page, errors = context.new_page(), []
-    page.set_default_timeout(300_000)
-    def note(what, text, where=''):
-        if not re.search('katex|renderMathInElement', f'{text} {where}'): errors.append(f'{what}: {text}')
-    page.on('pageerror', lambda e: note('error', e))
-    page.on('requestfailed', lambda r: note('failed', r.url))
-    page.on('response', lambda r: note(r.status, r.url) if r.status >= 400 else None)
-    page.on('console', lambda m: note('console', m.text, m.location) if m.type == 'error' else None)
-    page.goto(address, wait_until='load')
-    state = page.evaluate('''() => {
-        const style = getComputedStyle(document.body), root = document.documentElement;
-        const brightness = c => c.match(/[0-9.]+/g).slice(0, 3).reduce((a, b) => a + +b, 0) / 3;
-        return {title: document.querySelector('h1').innerText,
-                paper: brightness(style.backgroundColor), ink: brightness(style.color),
-                broken: [...document.images].filter(i => !i.naturalWidth).map(i => i.src.slice(0, 80)),
-                wide: root.scrollWidth - root.clientWidth}}''')
-    context.close()
-    return errors, state
-
-
-@pytest.mark.parametrize('name', PAGES)
-def test_page_opens(site, browser, name):
-    "No error, no picture missing, nothing wider than the window, in light and in dark."
-    with served(site) as address:
-        for mode in 'light', 'dark':
-            errors, state = look(browser, f'{address}/{name}.html', mode)
-            assert not errors and not state['broken'], (errors, state['broken'])
-            assert state['title'] and state['wide'] <= 0
-            light = state['paper'] > state['ink']
-            assert light == (mode == 'light') and abs(state['paper'] - state['ink']) > 100, f'{mode}: {state}'
-
-
-def test_narrow_window(site, browser):
-    "On a telephone nothing hangs over the edge."
-    with served(site) as address:
-        for name in 'index', 'claims', 'part_1', '05_course':
-            assert look(browser, f'{address}/{name}.html', width=390)[1]['wide'] <= 0, name
-
-
-def test_browser_sees_errors(site, browser, tmp_path):
-    "The check of the pages notices a script that fails and a picture that is not there."
-    (tmp_path/'bad.html').write_text('<h1>x</h1><script>throw Error("no")</script><img src="gone.png" alt="x">')
-    with served(tmp_path) as address: errors, state = look(browser, f'{address}/bad.html')
-    assert any('no' in e for e in errors) and any('404' in e and 'gone.png' in e for e in errors) and state['broken']
-
-
-def test_sidebar_leads_to_the_lessons(site, browser):
-    "A reader who clicks in the sidebar gets to the lesson."
-    with served(site) as address:
-        page = browser.new_page(viewport=dict(width=1280, height=900))
-        page.set_default_timeout(300_000)
-        page.goto(f'{address}/index.html')
-        page.click('#quarto-sidebar >> text=01 ')
-        page.wait_for_url('**/01_cnn.html')
-        assert page.locator('h1').first.is_visible()
-        page.close()
