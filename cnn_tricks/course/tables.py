@@ -134,6 +134,6 @@ def verdicts_table(
     for name, (e, stem) in sorted(found.items(), key=lambda f: -f[1][0].comparison.difference if f[1][0] else 0):
         if e is None: continue
         word = next(w for w in words if e.verdict.startswith(w))
-        words[word].append(f'[`{name}`]({stem}.ipynb) {e.points.partition(" ")[0]}')
+        words[word].append(f'[{name}]({stem}.ipynb) {e.points.partition(" ")[0]}')
     return Table([dict(verdict=f'**{w}**', tricks=', '.join(t)) for w, t in words.items() if t],
                  dict(verdict='verdict', tricks='tricks, with the gain in percentage points of accuracy'))

@@ -137,8 +137,8 @@ def test_tricks_table():
 
 def test_verdicts_name_each_recorded_trick_once():
     table = verdicts_table(tricks, main_effect)
-    named = [n for n in tricks if f'[`{n}`]' in table.markdown]
-    assert named == [n for n in tricks if main_effect(n)] and table.markdown.count('[`') == len(named)
+    named = [n for n in tricks if f'[{n}]' in table.markdown]
+    assert named == [n for n in tricks if main_effect(n)] and table.markdown.count('[') == len(named)
     helping = next(r['tricks'] for r in table.rows if r['verdict'] == '**helps**')
     gains = [float(t.split(' ')[1]) for t in helping.split(', ')]
     assert gains == sorted(gains, reverse=True) and gains[-1] > 0

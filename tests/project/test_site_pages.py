@@ -5,6 +5,8 @@ import pytest
 
 from cnn_tricks import _site as site
 from cnn_tricks.core.trick import tricks
+from cnn_tricks.course.lesson import lessons
+from cnn_tricks.course.tables import tricks_table
 from cnn_tricks.measure.effects import main_effect, measured_row
 
 HTML = '''<div><style scoped>.dataframe { }</style><table border="1" class="dataframe"><thead><tr><th></th><th>a|b</th>
@@ -99,6 +101,13 @@ def test_cards_say_what_was_measured():
     two = f'| | a | b |\n|---|---|---|\n| **TL;DR** | {tricks["dropout"].card.tldr} | {tricks["l1"].card.tldr} |'
     assert site.with_measured(two).endswith(f'| **Measured here** | {measured_row("dropout", 1)} | {measured_row("l1", 1)} |')
     assert site.with_measured('| a |') == '| a |'
+
+
+def test_tricks_of_a_lesson():
+    "As the page of tricks has them."
+    rows = [(r['stem'], r['name']) for r in tricks_table(tricks).rows if r['name']]
+    found = [(l['stem'], n) for l in lessons() for n in site.tricks_of(l['stem'])]
+    assert sorted(found) == sorted(rows)
 
 
 def test_first_screen_of_a_lesson():
