@@ -26,7 +26,7 @@ def layer_signals(
 
     `ValueError` for a batch of fewer than two images.
     """
-    if len(x) < 2: raise ValueError(f'x: a batch of {len(x)}; the spread between pictures needs at least two')
+    if len(x) < 2: raise ValueError(f'x: a batch of {len(x)}; the spread between images needs at least two')
     model, outs = copy.deepcopy(model), {}
     def keep(name, out):
         outs.setdefault(name, out)
