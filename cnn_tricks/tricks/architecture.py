@@ -99,7 +99,7 @@ def scaled_args(
          'seconds grow by less while the layers are narrow, and memory for feature maps in proportion to the width.',
     suggested='width 2 for a narrow network, 0.5 to see what its filters are worth, depth 1 for a residual network; '
               'record architecture_filters has width 2 on Fashion-MNIST, at equal steps and at equal seconds.',
-    plays_well='a larger budget, more images, and the penalties and augmentation that a larger network bears',
+    plays_well='a larger budget, more images, and the penalties and augmentation that a larger network needs',
     plays_badly='budgets in seconds; other tricks that change the network\'s arguments (refused)',
     sources=('Zagoruyko and Komodakis 2016, arXiv 1605.07146, section 2',
              'Tan and Le 2019, arXiv 1905.11946, section 3', 'record architecture_filters')))
