@@ -57,9 +57,11 @@ def set_dropout(
 # %% ../../nbs/31_dropout.ipynb #3fe46869
 @trick('dropout', Card(
     tldr='In each training step set a random share of the values to 0 and scale up the rest; in prediction do nothing.',
-    when='The network has far more weights than the images can pin down, and the run is long enough to learn them by '
-         'heart.',
-    when_not='Runs of a few epochs; in front of a batch norm, which then keeps the wrong variance.',
+    when='The network has far more weights than the images can pin down, and the run is long enough to memorise '
+         'them: wide dense layers above all.',
+    when_not='Runs of a few epochs; in front of a batch norm, which then keeps the wrong variance (Wide ResNets do '
+             'so all '
+             'the same, and gain in runs of 200 epochs).',
     cost='No parameters, no multiply-adds; a random number for each value (for whole channels: for each channel), '
          'which a CPU notices: lesson 31 times it. The fit gets slower.',
     suggested="place='head', p from 0.2 to 0.5, tried on validation images; the rate is a setting like any other.",
