@@ -148,7 +148,7 @@ def load_state_dict(self:AverageWeights,
 @trick('ema', Card(
     tldr='Keep an exponential average of the weights beside the run. Validate it, and end with it.',
     when='The learning rate stays high to the end: a fixed rate, or a run that may be stopped or prolonged.',
-    when_not='The rate is annealed to nothing: that has averaged already.',
+    when_not='The rate is annealed to nothing: this does what averaging would do (in short runs; record averaging).',
     cost='A second copy of weights and buffers; one pass over them per step; at the end up to 20 forward passes for '
          'batch norm.',
     suggested='share=0.1: the average reaches back over a tenth of the run, however short it is (Fashion-MNIST). '

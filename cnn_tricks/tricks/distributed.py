@@ -47,7 +47,7 @@ def per_device(
               'rate at the lower end of what works: tune the rate anew.',
     plays_well='long runs, a learning rate that is tuned anew',
     plays_badly='short runs and small data: few steps are left',
-    sources=('Goyal et al. 2017, sections 2 and 3', 'Malladi et al. 2022 (the square root for Adam)',
+    sources=('Goyal et al. 2017, sections 2 and 3', 'Malladi et al. 2022 (the square root for Adam, with other betas)',
              'lesson 40 measures it (record distributed)')))
 class MoreDevices(Trick):
     "One larger batch, as `devices` processes would share it"
