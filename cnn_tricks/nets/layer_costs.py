@@ -94,7 +94,7 @@ def pool_out(
 def receptive_field(
     layers, # (kernel_size, stride) or (kernel_size, stride, dilation) of each convolution and pooling, in order
 )->int: # side of the square, in pixels; the padding does not matter
-    """How many pixels along an axis one output depends on (Dumoulin and Visin 2016, arXiv 1603.07285)
+    """How many pixels along an axis one output depends on (Araujo and others 2019, Distill)
 
     `ValueError` for a layer that is not two or three numbers, or has one below 1; `TypeError` where one is not whole.
     """
