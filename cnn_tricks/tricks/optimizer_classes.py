@@ -56,7 +56,7 @@ class Lion(torch.optim.Optimizer):
     "Every weight moves by `lr`, up or down: the sign of an average of gradients (Chen and others 2023, Algorithm 2)"
     def __init__(self,
         params, # parameters, or groups of them
-        lr:float=1e-4, # learning rate, at least 0: about a tenth of Adam's
+        lr:float=1e-4, # learning rate, at least 0: three to ten times less than Adam's
         betas:tuple=(0.9, 0.99), # shares of the average kept: in the step, in the memory; each in [0, 1)
         weight_decay:float=0. # decoupled: shrinks the weights by lr times this
     ):
@@ -85,7 +85,7 @@ class Lion(torch.optim.Optimizer):
 @optimizers.register('lion')
 def lion(
     params, # parameters, or groups of them
-    lr:float, # learning rate: about a tenth of Adam's
+    lr:float, # learning rate: three to ten times less than Adam's
     beta1:float=0.9, # share of the average that is kept in the step, in [0, 1)
     beta2:float=0.99, # share of the average that is kept in the memory, in [0, 1)
     weight_decay:float=0.1 # decoupled: shrinks the weights by lr times this; about ten times AdamW's
