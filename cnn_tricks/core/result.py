@@ -76,8 +76,8 @@ class Trained:
         part, device = Part(x, torch.zeros(len(x), dtype=torch.int64)), next(self.model.parameters()).device
         std = torch.tensor([s or 1. for s in self.std]) # as in training: a channel that never varies is not divided
         mean = torch.tensor(self.mean)
-        how = dict(mean=mean, std=std, channels_last=self.recipe.channels_last, device=device)
-        dl = ImageLoader(part, images_at_once(self.size), **how)
+        dl = ImageLoader(part, images_at_once(self.size), mean=mean, std=std, channels_last=self.recipe.channels_last,
+                         device=device)
         was, _ = self.model.training, self.model.eval()
         try: return torch.cat([self.model(xb).softmax(1).cpu() for xb, _ in dl])
         finally: self.model.train(was)

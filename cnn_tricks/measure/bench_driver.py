@@ -40,7 +40,7 @@ class Driver:
     bench: Bench
     path: Path # of the record; it need not exist
     names: tuple|None = None # arms to run; None: all of the bench
-    epochs: tuple|None = None # lengths to run; None: all of the bench
+    epochs: tuple = () # lengths to run; empty: all of the bench
     seeds: int = None # of each arm; None: as many as the bench has
     jobs: int = 1 # runs at a time, one thread each
     device: str = None # torch device; None picks the fastest kind here

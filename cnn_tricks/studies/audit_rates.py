@@ -18,7 +18,7 @@ def tuned_rate(
     tell=lambda lr: None # is called with each rate before it is tried
 )->tuple: # the best rate, None where runs diverged at each; [rate, mean score] of each, None where a run diverged
     "The rate with the best mean over the seeds; one at which any run diverges is out"
-    tried = []
+    tried: list = []
     for factor in FACTORS:
         lr = recipe.lr*factor
         tell(lr)

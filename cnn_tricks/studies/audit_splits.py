@@ -21,7 +21,8 @@ class Splits:
         pool = data.train.join(data.valid)
         self.valid = max(1, min(len(data.valid), round(_share*len(pool)))) # images that judge in each round
         self.tuning = None # the images to tune learning rates on: the valid part is what is set aside
-        self._judging, self._kept = data, (None, None)
+        self._judging = data
+        self._kept: tuple = None, None
         if aside:
             self.tuning = data.split(max(1, min(self.valid, len(pool)//10)), seed)
             self._judging = replace(self.tuning, valid=self.tuning.valid[:0])
