@@ -41,7 +41,7 @@ def room(n: int,  # How many images
     try: home.mkdir(parents=True, exist_ok=True)
     except OSError: writable = False
     else: writable = os.access(home, os.W_OK)
-    file = tempfile.TemporaryFile(dir=home if writable else None)
+    file = _nameless(home) if writable else tempfile.TemporaryFile()
     np.lib.format.write_array_header_1_0(file, dict(descr='|u1', fortran_order=False, shape=(n, *shape)))
     start = file.tell()
     # takes the room now: a full disk is an error here, and not a crash while writing
@@ -90,15 +90,24 @@ def load_array(name: str,  # What it is called
     except (OSError, ValueError): return None
 
 
+def _nameless(folder):
+    "A temporary file without a name, which ends with the process; on Linux it can get one (Python's own cannot)"
+    try: return os.fdopen(os.open(folder, os.O_TMPFILE | os.O_RDWR, 0o666), 'w+b')
+    except (AttributeError, OSError): return tempfile.TemporaryFile(dir=folder)
+
+
 def _named(filled, path):
-    "Give a temporary file a name, where the system can: then nothing is written twice"
+    "Give a temporary file its name, where the system can: then nothing is written twice"
     if filled.file is None or not os.path.isdir('/proc/self/fd'): return False
-    tmp = path.with_name(f'.{path.name}.{os.getpid()}')
+    tmp, folder = path.with_name(f'.{path.name}.{os.getpid()}'), None
     try:
         filled.map.flush()
-        os.link(f'/proc/self/fd/{filled.file.fileno()}', tmp, follow_symlinks=True)
+        folder = os.open(path.parent, os.O_RDONLY)  # with it, Python follows the link to the file
+        os.link(f'/proc/self/fd/{filled.file.fileno()}', tmp.name, dst_dir_fd=folder, follow_symlinks=True)
         os.replace(tmp, path)
     except OSError:
         tmp.unlink(missing_ok=True)
         return False
+    finally:
+        if folder is not None: os.close(folder)
     return True

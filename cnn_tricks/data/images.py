@@ -149,7 +149,7 @@ def kfold(self: ImageData,
 def _counts(x):
     "How often each of the 256 values occurs in each channel: (C, 256)"
     total = torch.zeros(x.shape[1], 256, dtype=torch.int64, device=x.device)
-    for chunk in x.split(4096):
+    for chunk in x.split(max(1, 2**22//(x.shape[2]*x.shape[3]))):  # few large images: each pixel takes 8 bytes here
         for c in range(x.shape[1]): total[c] += torch.bincount(chunk[:, c].flatten(), minlength=256)
     return total
 
