@@ -10,9 +10,12 @@ import torch
 import torch.nn.functional as F
 
 from ..base.fields import check_value
+from .cache import room
 from .framing import Framing
 
-__all__ = ['PartBase', 'ImageDataBase', 'amount_of']
+__all__ = ['PartBase', 'ImageDataBase', 'amount_of', 'rows_of']
+
+LARGE = 1 << 30  # bytes; images beyond are mapped from a temporary file
 
 
 class PartBase:
@@ -41,8 +44,9 @@ class PartBase:
              ):  # A part
         "The images of both, those of `other` last; masks and groups only where both have them"
         if not len(other): return self
-        pairs = {k: (getattr(self, k), getattr(other, k)) for k in ('x', 'y', 'masks', 'groups')}
-        return replace(self, **{k: None if a is None or b is None else torch.cat([a, b]) for k, (a, b) in pairs.items()})
+        pairs = {k: (getattr(self, k), getattr(other, k)) for k in ('y', 'masks', 'groups')}
+        more = {k: None if a is None or b is None else torch.cat([a, b]) for k, (a, b) in pairs.items()}
+        return replace(self, x=_joined(self.x, other.x), **more)
 
     def relabel(self,
                 new: torch.Tensor,  # The new label of each old one, int64 (classes,); below 0: the images leave
@@ -190,3 +194,29 @@ def amount_of(name: str,  # What to call it in the error
     n = check_value(name, n, float)  # a whole number stays one
     if isinstance(n, float): n = round(check_value(name, n, float, interval='(0, 1]')*total)
     return check_value(name, n, int, ge=1, le=total)
+
+
+def rows_of(x: torch.Tensor,  # Images: uint8, (N, C, H, W)
+            i,  # Which: anything that is an index in torch
+            ) -> torch.Tensor:
+    "`x[i]`; where it would copy more than a gigabyte, into a temporary file that is mapped"
+    if not isinstance(i, torch.Tensor) or x.device.type != 'cpu' or i.ndim != 1: return x[i]
+    i = i.nonzero()[:, 0] if i.dtype == torch.bool else i
+    return x[i] if len(i)*x[:1].numel() <= LARGE else _mapped((x[k] for k in i.split(256)), len(i), x.shape[1:])
+
+
+def _joined(a, b):
+    n = len(a) + len(b)
+    if a.device.type != 'cpu' or n*b[:1].numel() <= LARGE: return torch.cat([a, b])
+    return _mapped((*a.split(256), *b.split(256)), n, a.shape[1:])
+
+
+def _mapped(pieces, n, shape):
+    "`n` images, piece by piece, in a temporary file"
+    new, start = room(n, tuple(shape), 0), 0
+    x = torch.from_numpy(new.x)
+    for piece in pieces:
+        x[start:start + len(piece)] = piece
+        start += len(piece)
+        new.release()
+    return x

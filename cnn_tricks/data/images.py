@@ -12,7 +12,7 @@ import torch
 from dataclasses import dataclass, field, replace
 from fastcore.basics import patch
 from .grouped_split import deal_groups
-from .image_parts import ImageDataBase, PartBase, amount_of
+from .image_parts import ImageDataBase, PartBase, amount_of, rows_of
 
 # %% ../../nbs/00_data.ipynb #part
 @dataclass(eq=False)
@@ -37,7 +37,7 @@ class Part(PartBase):
 
     def __getitem__(self, i):
         if isinstance(i, int): return self.x[i], self.y[i]
-        return Part(self.x[i], self.y[i], *(None if t is None else t[i] for t in (self.masks, self.groups)))
+        return Part(rows_of(self.x, i), self.y[i], *(None if t is None else t[i] for t in (self.masks, self.groups)))
 
 # %% ../../nbs/00_data.ipynb #image-data
 @dataclass(eq=False, frozen=True, repr=False)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cnn_tricks.data import cache, decode, reading
+from cnn_tricks.data import cache, decode, image_parts, reading
 from cnn_tricks.data.image_folder import read_folder
 from cnn_tricks.data.images import _counts
 
@@ -145,3 +145,17 @@ def test_memory_of_reading_is_flat(tmp_path):
     peak = [float(subprocess.run([sys.executable, '-c', MEMORY, str(n)], check=True, capture_output=True, text=True,
                                  env=os.environ | {'CNN_TRICKS_CACHE': str(tmp_path)}).stdout.split()[-1]) for n in (500, 3000)]
     assert peak[1] < peak[0] + 120, peak
+
+
+def test_large_copies_lie_in_a_file(root, kept, monkeypatch):
+    "What a split or a subset copies is mapped beyond a gigabyte: the same images, and nothing is left behind."
+    data = read(root)
+    small = [data.split(0.3, 1), data.subset(5), data.kfold(3)[1], data.take_classes(['b', 'a'])]
+    made = []
+    monkeypatch.setattr(image_parts, 'LARGE', 3*32*32)  # one image
+    monkeypatch.setattr(image_parts, 'room', lambda *a: made.append(cache.room(*a)) or made[-1])
+    large = [data.split(0.3, 1), data.subset(5), data.kfold(3)[1], data.take_classes(['b', 'a'])]
+    for a, b in zip(small, large): assert a.fingerprint == b.fingerprint
+    assert len(made) > 8 and all(r.map is not None for r in made)
+    assert torch.equal(data.train[data.train.y == 1].x, data.train.x[data.train.y == 1])
+    assert sorted(p.suffix for p in kept.iterdir()) == ['.json', '.npy']
