@@ -7,13 +7,17 @@ from rich.table import Table
 from rich.text import Text
 
 from ..base.files import atomic_write
+from ..base.machine import default_device
 from ..core.recipe import Recipe, tricks
 from ..measure.test_reads import log_beside
 from ..report.audit import write_audit_report
 from ..studies.audit import Audit, TooShort, audit
+from ..studies.audit_heads import head_rows
+from .base_network import choose_base, scratch_recipe, tuning_recipe
 from .console import console
 from .errors import UsageError
 from .preflight import images_for_run, tell_images, try_recipes
+from .pretrained_run import EPOCHS
 from .run_claim import claim_for, how_to_resume, place_of_run, writing_to
 from .run_options import given_options, options_of, read_recipe, tried_device, use_threads, with_budget
 
@@ -40,9 +44,10 @@ def plan_lines(
     yield (f'plan: {k} trick{"s"*(k != 1)} against the recipe, {p["rounds"]} seeds each, up to '
            f'{p["most"]} where some leave early, each seed on a split of its own;')
     yield (f'      runs of {p["seconds"]:.1f} s of training (the recipe\'s own: {p["full"]:.1f} s), '
-           f'{p["pairs"]} more of each side at the end, on test images')
+           f'{p["pairs"]} more of each side at the end, of {p["last"]:.1f} s, on test images')
     yield f'tries: {", ".join(arm.name for arm in a.arms[1:])}'
     for why, names in a.reasons().items(): yield f'not {", ".join(names)}: {why}'
+    for r in head_rows(a.heads, a.delta): yield f'head only: {r["what"]} {r["difference"]} ({r["interval"]}): {r["verdict"]}'
     yield from a.notes()
 
 
@@ -131,8 +136,18 @@ def _known(names):
     return names
 
 
+def _choose(o, own_recipe, device, said):
+    "The network that `train` would choose for these images, said in a line"
+    asked = o | dict(network=None, weights=None, from_scratch=None)
+    o['base'], why = choose_base(asked, own_recipe, device or str(default_device()))
+    if why: said.print(why.removesuffix(' (--from-scratch: without)'), soft_wrap=True)
+
+
 def _base(o, data):
     "The recipe that the tricks are added to"
+    if base := o.get('base'):
+        own = dict(lr=None, batch_size=None)
+        return tuning_recipe(base, own).replace(epochs=EPOCHS) if base['weights'] else scratch_recipe(base, own)
     return with_budget(Recipe.from_dict(o['recipe']['fields']), dict.fromkeys(('epochs', 'steps', 'minutes')), data,
                        o['recipe']['own_budget'])
 
@@ -176,7 +191,9 @@ def audit_command(
     o = options_of(out, given_options(a, _asked), there, fresh, 'audit')
     _known(o['tricks'])
     use_threads(a.threads, out, there, 'audit')
-    device, data = tried_device(a.device), images_for_run(o, a.folder)
+    device = tried_device(a.device)
+    if not there: _choose(o, a.recipe is not None, device, said)
+    data = images_for_run(o, a.folder)
     tell_images(data, said)
     if o['folder'] is None: said.print('no FOLDER was named: these are the clothes that come with cnn_tricks')
     base = _base(o, data)

@@ -63,7 +63,8 @@ def audit_html(
     stopped:str='' # why it did not finish and how to go on; empty where it finished
 )->str: # one HTML page that needs nothing else
     "The report of an audit"
-    images, command = a.base.data['train'], ['cnn_tricks', 'train', *[folder]*bool(folder), '--recipe']
+    images, command = a.base.data['train'], ['cnn_tricks', 'train', *[folder]*bool(folder)]
+    if a.heads: command += ['--size', str(data.size[0])] # photographs larger than `train` reads them for a recipe
     return render(
         'audit.html.j2', audit=a, data=data, stopped=stopped, title=f'Audit: {_headline(a)}', headline=_headline(a),
         answer=_answer(a), base=_base_name(a), promise=kept_promise(), heads=head_rows(a.heads, a.delta),
@@ -71,7 +72,7 @@ def audit_html(
         measured=a.base.measured, adopted=a.recipe != Recipe.from_dict(a.asked['base']), tuned=sorted(a.tuned), **_check_values(a.check),
         epochs=a.base.steps*min(a.base.recipe['batch_size'], images)/images,
         recipe_rows=recipe_rows([Recipe.from_dict(a.asked['base']), a.recipe]), machine=_machine(a),
-        command=shlex.join([*command, f'{where}/recipe.json']))
+        command=shlex.join([*command, '--recipe', f'{where}/recipe.json']))
 
 
 def write_audit_report(

@@ -9,7 +9,7 @@ from ..tools.duplicates import find_duplicates
 from .audit_heads import try_heads
 from .audit_job import RATE_SEED, Job
 from .audit_plan import make_plan, usable
-from .audit_rates import tuned_rate
+from .audit_rates import best_rate, tuned_rate
 
 __all__ = ['prepare', 'works']
 
@@ -72,8 +72,7 @@ def _tune(job, arms): # (name, recipe, does it move the rate?) -> the same with 
             def tell(lr, name=name): job.say(f'{name}: trying learning rate {lr:.3g}')
             _, a.tuned[name] = tuned_rate(recipe, job.splits.tuning, job.seed + RATE_SEED, job.device, job.metric, tell)
             job.save()
-        good = [t for t in a.tuned.get(name, []) if t[1] is not None]
-        best = max(good, key=lambda t: t[1])[0] if good else None
+        best = best_rate(a.tuned.get(name, []))
         if name == 'base': rate = best
         if moves and best is None: a.refused[name] = 'diverged at each learning rate that was tried'
         else: kept.append((name, recipe.replace(lr=best or rate or recipe.lr)))

@@ -2,11 +2,19 @@
 from ..core.recipe import Recipe
 from ..measure.repeated_runs import run_once
 
-__all__ = ['FACTORS', 'SEEDS', 'RUNS', 'tuned_rate']
+__all__ = ['FACTORS', 'SEEDS', 'RUNS', 'best_rate', 'tuned_rate']
 
 FACTORS = 1/3, 1, 3 # times the recipe's own learning rate
 SEEDS = 3 # runs at each rate
 RUNS = len(FACTORS)*SEEDS # to tune one arm
+
+
+def best_rate(
+    tried:list # [rate, mean score] of each, None where a run diverged
+)->float: # None where there is none
+    "The rate with the best score"
+    good = [(score, lr) for lr, score in tried if score is not None]
+    return max(good)[1] if good else None
 
 
 def tuned_rate(
@@ -27,5 +35,4 @@ def tuned_rate(
             runs.append(run_once(recipe.replace(lr=lr), data, seed + i, 'valid', device, metric))
             if runs[-1].diverged: break
         tried.append([lr, None if runs[-1].diverged else sum(r.valid for r in runs)/SEEDS])
-    good = [t for t in tried if t[1] is not None]
-    return max(good, key=lambda t: t[1])[0] if good else None, tried
+    return best_rate(tried), tried

@@ -21,8 +21,7 @@ class Splits:
         pool = data.train.join(data.valid)
         self.valid = max(1, min(len(data.valid), round(_share*len(pool)))) # images that judge in each round
         self.tuning = None # the images to tune learning rates on: the valid part is what is set aside
-        self._judging = data
-        self._kept: tuple = None, None
+        self._judging, self._kept = data, {}
         if aside:
             self.tuning = data.split(max(1, min(self.valid, len(pool)//10)), seed)
             self._judging = replace(self.tuning, valid=self.tuning.valid[:0])
@@ -31,11 +30,11 @@ class Splits:
         seed:int # another seed, another split
     )->ImageData: # what is set aside stands at the end of its train part
         "The images of one round; the last one is kept, since all of its runs ask for it"
-        if self._kept[0] != seed:
+        if seed not in self._kept:
             split = self._judging.split(self.valid, seed)
             if self.tuning: split = replace(split, train=split.train.join(self.tuning.valid))
-            self._kept = seed, split
-        return self._kept[1]
+            self._kept = {seed: split}
+        return self._kept[seed]
 
     @property
     def correction(self): # -> float, greater than 0

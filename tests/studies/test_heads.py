@@ -7,7 +7,9 @@ import torch
 from cnn_tricks.core.recipe import Recipe
 from cnn_tricks.data.datasets import embedded
 from cnn_tricks.measure.verdict import Verdict
+from cnn_tricks.report.audit import audit_html
 from cnn_tricks.studies import audit_heads
+from cnn_tricks.studies.audit import Audit, audit
 from cnn_tricks.studies.audit_splits import Splits
 
 TUNED = Recipe.from_dict(dict(steps=1, tricks=[dict(name='fine_tune', weights='fashion')]))
@@ -41,3 +43,17 @@ def test_even_classes():
     y = torch.tensor([0]*10 + [1]*3 + [2])
     i = audit_heads._balanced(y, 3, 0)
     assert y[i].bincount().tolist() == [10, 10, 10] and set(i.tolist()) == set(range(14))
+
+
+def test_an_audit_of_a_recipe_that_fine_tunes(data, tmp_path):
+    "Heads first, then rounds; what would spoil the pretrained weights is refused with that reason; the page shows both"
+    said = []
+    a = audit(data.subset(200), TUNED.replace(steps=20, lr=.01), ['label_smoothing', 'activation', 'head_start'], 60., rounds=4,
+              equal='steps', path=tmp_path/'l.json', tell=lambda what, a: said.append(what))
+    assert a.finished and {r['what'] for r in a.heads['rows']} >= {'cropped', 'decay 0.3'} and a.plan['last_steps'] == 20
+    assert {arm.name for arm in a.arms} == {'base', 'label_smoothing', 'head_start'}
+    assert 'pretrained layers compute' in a.refused['activation']
+    assert said.index('heads on frozen features, split 1') < said.index('round 1')
+    page = audit_html(a, data)
+    assert 'Head only' in page and 'Heads on frozen features' in page and '--size 28 --recipe' in page
+    assert Audit.load(tmp_path/'l.json') == a
