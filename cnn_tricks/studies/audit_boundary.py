@@ -65,7 +65,7 @@ def simulate_audits(
     spread=0.008, # standard deviation of the paired differences between seeds: one number, or one for each trick
     rounds:int=8, # the time allows so many seeds if no trick is dropped
     *, share:float=0.25, # images to validate on over images to train on: the correction of lesson 51
-    image:float=0., # standard deviation of what these images alone do to a trick, in its `spread`: the same in all rounds
+    image:float=0., # sd of what these images alone do to a trick, the same in all rounds, in its `spread`
     diverges:float=0., delta:float=0.01, # chance of a run to diverge; smallest difference that matters
     corrected:bool=True, audits:int=4_000, seed:int=1 # False: plain 95% intervals after every round; of the simulation
 )->dict: # arrays (audits, tricks): `verdict` (of `OUTCOMES`, as numbers), `mean` and `seeds` when it was given

@@ -11,10 +11,10 @@ RUNS = len(FACTORS)*SEEDS # to tune one arm
 
 def best_rate(
     tried:list # [rate, mean score] of each, None where a run diverged
-)->float: # None where there is none
-    "The rate with the best score"
-    good = [(score, lr) for lr, score in tried if score is not None]
-    return max(good)[1] if good else None
+)->float|None: # None where there is none
+    "The rate with the best score; of several, the first"
+    good = {lr: score for lr, score in tried if score is not None}
+    return max(good, key=good.__getitem__) if good else None
 
 
 def tuned_rate(
