@@ -14,7 +14,7 @@ from ..measure.bench_costs import measure_step_costs
 from ..measure.bench_driver import TOLERANCE, Driver, Progress, bench_plan, check_again
 from ..measure.bench_matrix import base_rows, cells_of, matrix_table, recorded_benches
 from ..measure.bench_record import BenchRecord, benches_path, session_now
-from ..measure.benches import benches
+from ..measure.benches import benches, in_epochs
 from .audit import clock
 from .console import console
 from .errors import UsageError
@@ -79,7 +79,7 @@ def _show(a, said):
                '= no difference beyond δ, ? undecided')
     for r in found.values():
         for c in cells_of(r):
-            if c.word.sure: said.print(f'  {c.bench}, {c.epochs:g} epochs: {c.arm} {c.word} ({100*c.difference:+.2f}, '
+            if c.word.sure: said.print(f'  {c.bench}, {in_epochs(c.epochs)}: {c.arm} {c.word} ({100*c.difference:+.2f}, '
                                        f'{100*c.low:+.2f} to {100*c.high:+.2f})')
 
 
@@ -163,7 +163,7 @@ def _costs(driver, bar):
 
 def _check(driver, said):
     c = check_again(driver)
-    said.print(f'{driver.bench.name}: base, {c["epochs"]:g} epochs, seed {c["seed"]}: was {100*c["was"]:.2f} %, now '
+    said.print(f'{driver.bench.name}: base, {in_epochs(c["epochs"])}, seed {c["seed"]}: was {100*c["was"]:.2f} %, now '
                f'{100*c["now"]:.2f} %: {"agrees" if c["agrees"] else "does not agree"} (tolerance {100*TOLERANCE:g} points)')
 
 

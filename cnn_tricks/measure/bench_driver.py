@@ -13,7 +13,7 @@ from .arm_names import refusal
 from .bench_record import BenchRecord, session_now
 from .bench_run import Task, bench_run, clock_of, one_thread, perform, workers
 from .bench_tuning import search
-from .benches import Bench, change_of, draw
+from .benches import Bench, change_of, draw, in_epochs
 
 __all__ = ['Progress', 'Driver', 'run_bench', 'bench_plan', 'check_again', 'TOLERANCE']
 
@@ -53,7 +53,7 @@ class Driver:
         self.device, self.seeds = str(self.device or default_device()), self.seeds or b.seeds
         self.epochs = tuple(self.epochs or b.lengths)
         if odd := [e for e in self.epochs if e not in b.lengths]:
-            raise ValueError(f'{b.name} has no runs of {odd[0]:g} epochs: one of {", ".join(f"{e:g}" for e in b.lengths)}')
+            raise ValueError(f'{b.name} has no runs of {in_epochs(odd[0])}: one of {", ".join(f"{e:g}" for e in b.lengths)}')
         self.changes = {n: change_of(n, b.recipe) for n in self.names} if self.names else b.changes()
         self.record = BenchRecord.load(self.path) if self.path.exists() else BenchRecord.of(b)
         self.record.check(b)
@@ -83,7 +83,7 @@ class Driver:
     def __call__(self)->bool: # is all of it done?
         "Run what is not yet recorded; `ValueError` where the code has changed and a run made again does not agree"
         if self.record.runs and self.record.stale and not (c := check_again(self))['agrees']:
-            raise ValueError(f'{self.path}: the code has changed, and base, {c["epochs"]:g} epochs, seed {c["seed"]} has '
+            raise ValueError(f'{self.path}: the code has changed, and base, {in_epochs(c["epochs"])}, seed {c["seed"]} has '
                              f'{c["now"]} now, {c["was"]} then: start another record')
         self.session = self.record.session(session_now(self.device))
         with workers(self.jobs) as self.pool:
@@ -116,7 +116,7 @@ class Driver:
         for task, found in self._perform(self.plan(names)):
             row = dict(arm=task.arm, epochs=task.epochs, seed=task.seed, **found, session=self.session)
             self.record.runs.append(row)
-            self._did(f'{task.arm}, {task.epochs:g} epochs, seed {task.seed}: {100*found["accuracy"]:.2f} %')
+            self._did(f'{task.arm}, {in_epochs(task.epochs)}, seed {task.seed}: {100*found["accuracy"]:.2f} %')
 
     def _search(self, name, recipe, fields): # -> recipe at the best rates
         if known := self.record.found.get(name): return recipe.replace(**known)
@@ -206,11 +206,11 @@ def bench_plan(
     "What there is to do, and how long one process would take"
     pace, left = _epoch_seconds(driver), driver.plan()
     tune = driver.to_tune()
-    rows = [dict(what=f'tuning, {driver.bench.middle:g} epochs', arms=driver.tuned(), seeds=len(driver.bench.tuning_seeds),
+    rows = [dict(what=f'tuning, {in_epochs(driver.bench.middle)}', arms=driver.tuned(), seeds=len(driver.bench.tuning_seeds),
                  runs=tune, hours=tune*driver.bench.middle*pace['base']/3600)]
     for e in driver.epochs:
         todo = [t for t in left if t.epochs == e]
-        rows.append(dict(what=f'{e:g} epochs', arms=[n for n in ('base', *driver.changes) if e in driver.lengths(n)],
+        rows.append(dict(what=in_epochs(e), arms=[n for n in ('base', *driver.changes) if e in driver.lengths(n)],
                          seeds=driver.seeds, runs=len(todo), hours=sum(e*pace[t.arm] for t in todo)/3600))
     return rows
 
@@ -223,7 +223,7 @@ def check_again(
     "Make one run again, by today's code; it agrees where its accuracy differs by at most `TOLERANCE`"
     epochs = min(driver.lengths(arm))
     was = next(iter(driver.record.find(arm, epochs, seed)), None)
-    if was is None: raise ValueError(f'{driver.path}: has no run of {arm!r} with seed {seed} at {epochs:g} epochs')
+    if was is None: raise ValueError(f'{driver.path}: has no run of {arm!r} with seed {seed} at {in_epochs(epochs)}')
     now = bench_run(driver._task(arm, driver.record.recipes[arm], epochs, seed))
     check = dict(arm=arm, epochs=epochs, seed=seed, was=was['accuracy'], now=now['accuracy'],
                  agrees=abs(was['accuracy'] - now['accuracy']) <= TOLERANCE,

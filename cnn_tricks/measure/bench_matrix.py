@@ -10,6 +10,7 @@ from ..base.display import Shown, Table
 from ..base.paths import lesson_of_module
 from ..core.recipe import tricks
 from .bench_record import BenchRecord, benches_path
+from .benches import in_epochs
 from .statistics import holm, paired_t
 from .verdict import Verdict
 
@@ -104,7 +105,6 @@ def _saved(record, arm):
 # shown
 
 def _points(x): return f'{100*x:+.2f}'.replace('-', '−')
-def _length(e): return f'{e:g} epoch' + 's'*(e != 1)
 
 
 def base_rows(
@@ -116,7 +116,7 @@ def base_rows(
         found = record.find('base', e)
         acc = np.array([r['accuracy'] for r in found])
         t = paired_t(acc, 1/record.data['test'])
-        out.append(dict(length=_length(e), seeds=len(acc), accuracy=t.mean, low=t.low, high=t.high,
+        out.append(dict(length=in_epochs(e), seeds=len(acc), accuracy=t.mean, low=t.low, high=t.high,
                         seconds=float(np.median([r['seconds'] for r in found if r['seconds']] or [math.nan]))))
     return out
 
@@ -144,7 +144,7 @@ def matrix_table(
             text = f'{_points(c.difference)} {_signs[c.word]}'
             row[f'{c.bench} {c.epochs:g}'] = f'[{text}]({link.format(bench=c.bench)})' if link else text
         rows.append(row)
-    return Table(rows, dict(trick='') | {f'{b} {e:g}': f'{b}, {_length(e)}' for b, e in columns})
+    return Table(rows, dict(trick='') | {f'{b} {e:g}': f'{b}, {in_epochs(e)}' for b, e in columns})
 
 
 def record_text(
@@ -174,7 +174,7 @@ def record_table(
 )->Table: # `rows` have trick, length, effect, interval, word, p, cost, saved, seeds, rate
     "Every cell of a bench in full"
     def number(x, form): return '' if math.isnan(x) else form.format(x)
-    rows = [dict(trick=f'`{c.arm}`', length=_length(c.epochs), effect=_points(c.difference),
+    rows = [dict(trick=f'`{c.arm}`', length=in_epochs(c.epochs), effect=_points(c.difference),
                  interval=f'{_points(c.low)} to {_points(c.high)}', word=str(c.word), p=f'{c.holm:.2g}',
                  cost=number(c.cost, '× {:.2f}'), saved=number(c.saved, '{:+.0f}').replace('-', '−'), seeds=c.seeds,
                  rate=f'{record.recipes[c.arm]["lr"]:g}' + ' (tuned)'*(c.arm in record.found))
@@ -201,7 +201,7 @@ def matrix_figure(
         ax.text(j, i, f'{_points(c.difference)} {_signs[c.word]}', ha='center', va='center', fontsize=8,
                 weight='bold' if sure else 'normal', color='black' if sure else '0.35')
     ax.imshow(grid, cmap='PuOr', vmin=-3, vmax=3, aspect='auto', alpha=0.6)
-    ax.set_xticks(range(len(columns)), [f'{b}\n{_length(e)}' for b, e in columns])
+    ax.set_xticks(range(len(columns)), [f'{b}\n{in_epochs(e)}' for b, e in columns])
     ax.set_yticks(range(len(arms)), arms)
     ax.xaxis.tick_top()
     ax.tick_params(length=0)

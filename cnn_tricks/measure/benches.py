@@ -13,7 +13,7 @@ from ..data.image_folder import read_folder
 from ..data.images import ImageData
 from ..nets.pretrained import pretrained
 
-__all__ = ['benches', 'Bench', 'Change', 'change_of', 'all_images', 'draw', 'clothes_images', 'fashion_images',
+__all__ = ['benches', 'Bench', 'Change', 'change_of', 'in_epochs', 'all_images', 'draw', 'clothes_images', 'fashion_images',
            'cifar10_images', 'photo_images']
 
 benches = Registry('bench')
@@ -106,6 +106,13 @@ class Bench:
         "All arms but the base, of whatever length"
         names = dict.fromkeys(n for e in self.lengths for n in self.arms(e))
         return {n: change_of(n, base or self.recipe) for n in names}
+
+
+def in_epochs(
+    epochs:float # a length
+)->str: # '1 epoch', '4 epochs'
+    "A length in words"
+    return f'{epochs:g} epoch' + 's'*(epochs != 1)
 
 
 # images: what is drawn from, and what judges

@@ -28,7 +28,7 @@ def test_a_bench_runs_goes_on_and_is_shown(bench, capsys):
     assert "small: base 'bench_small'" in out and '2 seeds of 2 arms: base, label_smoothing' in out and 'in all 0.0 h' in out
     assert main(['bench', 'small', '--device', 'cpu']) == 0
     said = capsys.readouterr()
-    assert 'label_smoothing, 1 epochs, seed 1:' in said.err and ' left' in said.err
+    assert 'label_smoothing, 1 epoch, seed 1:' in said.err and ' left' in said.err
     assert 'the rest' not in said.out and 'base, 1 epoch:' in said.out
     assert main(['bench', 'small', '--show', '--out', 'cnn_tricks_bench/small.json']) == 0
     out = capsys.readouterr().out

@@ -162,7 +162,7 @@ def test_a_run_made_again_agrees_or_the_record_is_stale(whole, tmp_path):
     driver.record.checks.clear()
     assert driver.record.stale == ['core.train']
     driver.record.find('base', 1, 0)[0]['accuracy'] -= 0.02
-    with pytest.raises(ValueError, match='the code has changed, and base, 1 epochs, seed 0 has'): driver()
+    with pytest.raises(ValueError, match='the code has changed, and base, 1 epoch, seed 0 has'): driver()
     assert not driver.record.checks[-1]['agrees'] and driver.record.stale == ['core.train']
 
 
