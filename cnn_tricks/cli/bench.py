@@ -132,7 +132,7 @@ class _Bar:
 # the command
 
 def _driver(a, name, path, **kwargs):
-    try: return Driver(benches[name], path, tuple(a.tricks) if a.tricks else None, tuple(a.epochs or ()), a.seeds, a.jobs or 1,
+    try: return Driver(benches[name], path, tuple(a.tricks or ()), tuple(a.epochs or ()), a.seeds, a.jobs or 1,
                        tried_device(a.device), a.minutes, **kwargs)
     except ValueError as e: raise UsageError(str(e)) from None
 

@@ -39,8 +39,8 @@ class Driver:
     other images"""
     bench: Bench
     path: Path # of the record; it need not exist
-    names: tuple|None = None # arms to run; None: all of the bench
-    epochs: tuple = () # lengths to run; empty: all of the bench
+    names: tuple = () # arms to run; none: all of the bench
+    epochs: tuple = () # lengths to run; none: all of the bench
     seeds: int = None # of each arm; None: as many as the bench has
     jobs: int = 1 # runs at a time, one thread each
     device: str = None # torch device; None picks the fastest kind here
@@ -170,7 +170,7 @@ class Driver:
 def run_bench(
     bench:Bench,
     path:Path, # of the record, JSON; where there is one, it goes on
-    names:tuple|None=None, # arms to run; None: all of the bench
+    names:tuple=(), # arms to run; none: all of the bench
     **kwargs # further fields of `Driver`
 )->BenchRecord:
     "Run a bench, or go on with it; `ValueError` as for `Driver`"
