@@ -74,7 +74,7 @@ def _comparisons(record, folder, changed): # when it was written -> [(place, Com
     def walk(result, place=''):
         if isinstance(result, dict):
             for k, r in result.items(): yield from walk(r, k)
-        elif isinstance(result, Comparison): yield place, result
+        elif hasattr(result, 'trick'): yield place, result # a `Comparison`, or the lesson's own while pages are made
         else: yield from ((place, c) for c in getattr(result, 'comparisons', []))
     try: return list(walk(recorded(record, folder).result))
     except (ValueError, KeyError, TypeError, AttributeError): return []

@@ -6,7 +6,9 @@ from urllib.parse import unquote, urlsplit
 import yaml
 from form import ROOT
 
+from cnn_tricks._site import tricks_of
 from cnn_tricks.course.lesson import outline
+from cnn_tricks.measure.effects import main_effect
 
 make_site = runpy.run_path(str(ROOT/'scripts'/'build'/'make_site.py'))
 PAGES = sorted(p.relative_to(ROOT/'nbs').with_suffix('').as_posix() for p in (ROOT/'nbs').rglob('*.ipynb') if '_proc' not in p.parts)
@@ -153,6 +155,14 @@ def test_every_notebook_is_a_page(site):
 def test_links_anchors_and_pictures(site):
     found = problems(site)
     assert not found, '\n'.join(found)
+
+
+def test_lessons_open_with_what_was_measured(site):
+    "On the first screen and in the card, in the process that makes all pages, where lessons define the classes anew."
+    for stem in '11_precision', '12_hardware', '31_dropout', '34_averaging':
+        text, names = Page(site/f'{stem}.html').text, tricks_of(stem)
+        found = [e.points for n in names if (e := main_effect(n))]
+        assert found and all(text.count(p) >= 2 for p in found) and 'Measured here' in text and f'Lesson {stem[:2]} of' in text
 
 
 def test_problems_are_found(site, tmp_path):
