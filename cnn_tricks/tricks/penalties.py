@@ -84,8 +84,8 @@ class DecayWeights(Callback):
 @trick('weight_decay', Card(
     tldr='Before every step, multiply the weights of convolutions and dense layers by 1 - lr × strength. Biases and '
          "batch norm's numbers are spared. It takes the place of the optimiser's own weight decay.",
-    when='A long run on few images that has become too sure of itself, with any optimiser; first of all where '
-         'weights are not followed by a norm.',
+    when='Long runs, with any optimiser. On few images it also keeps the probabilities from becoming too sure (record '
+         'penalties).',
     when_not='Short runs on many images. As a cure for low accuracy: look at the loss and the accuracy apart.',
     cost='One multiplication of every weight at each step: little beside the step itself.',
     suggested='strength 1 for some hundred steps of AdamW at a rate of 0.006 (Fashion-MNIST, record penalties), a '
