@@ -121,18 +121,19 @@ def successive_halving(
 
 # %% ../../nbs/50_subset.ipynb #4dc47946
 _card = Card(
-    tldr='Try changes on a smaller run first: fewer steps, fewer images, fewer classes, smaller pictures. Then check '
+    tldr='Try changes on a smaller run first: fewer steps, fewer images, fewer classes, smaller images. Then check '
          'those that led on the whole.',
     when='Many candidates, large differences between them, and a full run that you cannot repeat for each.',
     when_not='Differences of a point or less, which take as many seconds to see on a proxy as on the whole; '
-             'augmentation and the size of the network, whose worth depends on how often each image is seen and on how '
+             'augmentation and the size of the network, whose effect depends on how often each image is seen and on '
+             'how '
              'long the run is.',
     cost='Seconds go with steps and pixels; fewer images or classes make no step cheaper. The answer costs runs times '
          'seeds, and a last check on the whole.',
     suggested='The same images and fewer steps, with the schedule shortened to fit; all validation images; then '
               'successive halving (records subset_whole, subset_steps).',
     plays_well='successive halving, several seeds, a schedule that ends with the run',
-    plays_badly='few validation images; easy classes; strength given in pixels where the pictures shrink',
+    plays_badly='few validation images; easy classes; strength given in pixels where the images shrink',
     sources=('Zhou and others 2020, EcoNAS, arXiv 2001.01233', 'Coleman and others 2019, Selection via Proxy, '
              'arXiv 1906.11829', 'Jamieson and Talwalkar 2015, arXiv 1502.07943',
              'lesson 50 measures it (records subset_whole, subset_steps, subset_images, subset_classes, '
