@@ -8,7 +8,7 @@ from itertools import islice
 
 import torch
 
-from ..core.fitting import FitCallback, Order
+from ..core.fitting import FitCallback, Order, planned_steps
 from ..core.recipe import Recipe
 from ..core.run_control import TrainingDiverged
 from ..core.train import train
@@ -25,19 +25,22 @@ FEW_STEPS = 200 # below, batch norm's running averages lag behind the weights
 class FreshStatistics(FitCallback):
     "After the last step of a short run, batch norm's statistics are taken anew from training batches, as `ema` does"
     order = Order.AVERAGE + 1 # after an average has taken the place of the weights
+    layers, done = None, 0
 
-    def begin(self): self.layers = None
+    def begin(self): self.layers, self.done = None, 0
 
     def after_batch(self):
+        self.done += self.training
         if self.training and self.layers is None: # none that are frozen
             self.layers = [m for m in norm_layers(self.model) if m.training]
 
     def after_train(self):
-        "The last step of the run may be in a later fit than this one"
-        state, dl = self.run_control.state, self.dls.train
-        if state.step < state.total or state.total >= FEW_STEPS or not self.layers: return
+        "In a run of `train` its last step may be in a later fit than this one"
+        control, dl = getattr(self.learn, 'run_control', None), self.dls.train
+        step, total = (control.state.step, control.state.total) if control else (self.done, planned_steps(self.learn))
+        if step < total or total >= FEW_STEPS or not self.layers: return
         with unmoved(dl):
-            batches = (batch_inputs(self.learn, b) for b in islice(dl.new(), min(20, math.ceil(state.total/10))))
+            batches = (batch_inputs(self.learn, b) for b in islice(dl.new(), min(20, math.ceil(total/10))))
             recalibrate_bn(self.model, batches, self.layers)
 
 

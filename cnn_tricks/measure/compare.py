@@ -39,14 +39,18 @@ def compare(
     progress:bool=True, # a progress bar
     device=None # torch device; None picks the fastest kind here
 )->Comparison: # the runs and the verdict
-    """Train with and without a trick over the same seeds, in turns, and say whether there is a difference. `ValueError`
-    for a trick that cannot be used on these data, and for bad seeds, δ, part or metric; `TypeError` for what is no trick"""
+    """Train with and without a trick over the same seeds, in turns, and say whether there is a difference
+
+    `ValueError` for a trick that cannot be used on these data, and for bad seeds, δ, part or metric; `TypeError` for
+    what is no trick.
+    """
     other = with_trick(base, trick)
     if why := refusal(other, data, device or default_device()): raise ValueError(f'trick: cannot be used here: {why}')
     check_delta(delta)
     names = recipe_name(base, 'base'), trick_label(trick) if isinstance(trick, Trick) else recipe_name(trick, 'other')
     if names[0] == names[1]: names = names[0], f'{names[1]} again'
-    arms = measure_arms(dict(zip(names, (base, other))), data, seeds, budget, equal, lrs, part, progress, device, metric)
+    both = dict(zip(names, (base, other)))
+    arms = measure_arms(both, data, seeds, budget, equal, lrs, part, progress, device, metric)
     return Comparison(*arms, delta, equal)
 
 # %% ../../nbs/03_measure.ipynb #ledger-class

@@ -52,7 +52,8 @@ def average_views(
     suggested='mirror=True, shift=0 for photographs that were trained with flips; shift=1 or 2 for small images.',
     plays_well='flip_shift, augment, alternating_flip', plays_badly='a deadline for each prediction',
     sources=('Krizhevsky et al. 2012, section 4.1 (ten crops)',
-             'Shanmugam et al. 2021, arXiv 2011.11156 (where it harms)', 'lesson 30 measures it (record augment_seen)')))
+             'Shanmugam et al. 2021, arXiv 2011.11156 (where it harms)',
+             'lesson 30 measures it (record augment_seen)')))
 class ViewAverage(Trick):
     "The mean over mirrored and moved views, whenever the network is evaluated"
     mirror: bool = True # look at the mirror image, too

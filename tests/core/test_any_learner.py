@@ -38,7 +38,9 @@ from cnn_tricks.data.datasets import embedded
 from cnn_tricks.tricks.imbalance import WeightClasses
 from cnn_tricks.tricks.depthwise import ConvNeXtConv, to_depthwise
 from cnn_tricks.core.fused_step import FuseOptimizer
+from cnn_tricks.tools.frozen_head import KeptFeatures
 from cnn_tricks.tools.gradcam import WatchHeat
+from cnn_tricks.measure.bench_run import FreshStatistics
 from cnn_tricks.tricks.hardware import lay_out, step_operations, step_phases, utilisation
 from cnn_tricks.tricks.penalties import DecayWeights, ShrinkToZero
 from cnn_tricks.tricks.precision import Autocast
@@ -59,9 +61,9 @@ adamw = partial(OptimWrapper, opt=partial(torch.optim.AdamW))
 MADE = {ShrinkToZero: partial(ShrinkToZero, 0.1), DecayWeights: partial(DecayWeights, 0.1),
         RunControl: lambda: RunControl(RunState(1000)), RunBar: lambda: RunBar('run', Console(quiet=True)),
         Autocast: partial(Autocast, 'bfloat16'), MicroBatches: partial(MicroBatches, 2),
-        StepLimit: partial(StepLimit, 1000)}
+        StepLimit: partial(StepLimit, 1000), KeptFeatures: partial(KeptFeatures, ())}
 # those whose purpose it is that other weights come out; all others must not change a fit
-CHANGES = {WeightClasses, FreezeNorm, LSUVInit, AverageWeights, ShrinkToZero, DecayWeights, Autocast, ProgressiveResizing, LinearWarmup, KeepBest,
+CHANGES = {FreshStatistics, WeightClasses, FreezeNorm, LSUVInit, AverageWeights, ShrinkToZero, DecayWeights, Autocast, ProgressiveResizing, LinearWarmup, KeepBest,
            RunControl, MicroBatches, FuseOptimizer, StepLimit}
 OPT = {FuseOptimizer: adamw} # fastai's own optimisers have no fused version
 
