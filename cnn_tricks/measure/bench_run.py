@@ -30,8 +30,9 @@ class FreshStatistics(FitCallback):
     def begin(self): self.layers, self.done = None, 0
 
     def after_batch(self):
-        self.done += self.training
-        if self.training and self.layers is None: # none that are frozen
+        if not self.training: return
+        self.done += 1
+        if self.layers is None: # none that are frozen
             self.layers = [m for m in norm_layers(self.model) if m.training]
 
     def after_train(self):
@@ -40,7 +41,8 @@ class FreshStatistics(FitCallback):
         step, total = (control.state.step, control.state.total) if control else (self.done, planned_steps(self.learn))
         if step < total or total >= FEW_STEPS or not self.layers: return
         with unmoved(dl):
-            batches = (batch_inputs(self.learn, b) for b in islice(dl.new(), min(20, math.ceil(total/10))))
+            new = dl.new() if hasattr(dl, 'new') else dl # PyTorch's own loaders cannot be copied
+            batches = (batch_inputs(self.learn, b) for b in islice(new, min(20, math.ceil(total/10))))
             recalibrate_bn(self.model, batches, self.layers)
 
 
