@@ -9,6 +9,7 @@ from cnn_tricks.core.result import load_trained
 from cnn_tricks.core.train import learner, train
 from cnn_tricks.data.datasets import embedded
 from cnn_tricks.measure.arm_names import refusal
+from cnn_tricks.tools.gradcam import grad_cam
 from cnn_tricks.tools.tta import one_view, predict_tta
 from cnn_tricks.tricks.flip_shift import FlipShift
 from cnn_tricks.tricks.tta import AverageViews, ViewAverage, average_views
@@ -61,3 +62,9 @@ def test_modes_and_copies(data):
 def test_refused_without_a_view(data):
     assert 'no further view' in refusal(BASE + ViewAverage(mirror=False), data, 'cpu')
     with pytest.raises(ValueError, match='shift'): ViewAverage(shift=-1)
+
+
+def test_heat_maps_are_those_of_the_image_as_it_is(data):
+    net = learner(BASE, data, device='cpu').model.eval()
+    x = torch.randn(3, 1, 28, 28)
+    assert torch.equal(grad_cam(average_views(copy.deepcopy(net)), x, target=1), grad_cam(net, x, target=1))
