@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from ..core.recipe import Recipe
-from ..data.folder_layout import find_images
+from ..data.label_table import find_files
 from ..nets.networks import networks
 from ..nets.pretrained import missing_weights, pretrained
 from ..nets.timm_networks import timm_config
@@ -43,7 +43,7 @@ def look_at(
     most:int=100 # files to open, spread over all of them
 )->FolderLook:
     "Open the first bytes of some files. Raises `FolderError` where there are no labelled images"
-    files = [f[2] for f in find_images(folder)[1]]
+    files = [f[2] for f in find_files(folder)[1]]
     some = [h for f in files[::max(1, len(files)//most)] if (h := _header(f))]
     if not some: return FolderLook(0, False)
     return FolderLook(int(np.median([side for side, _ in some])), sum(c for _, c in some)*2 >= len(some))

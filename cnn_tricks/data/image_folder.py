@@ -10,10 +10,10 @@ from ..base.fields import check_value
 from .cache import load_array, room, save_array
 from .decode import SUFFIXES, as_size, decoders, printable, still_bad
 from .framing import Framing, as_framing
-from .folder_layout import FolderError, examples, find_images, some
+from .folder_layout import FolderError, examples, some
 from .grouped_split import deal_groups
 from .images import ImageData, Part, stratified_order
-from .label_table import find_labelled, is_table
+from .label_table import find_files
 from .loaders import image_loaders  # noqa: F401 what is read has its method `loaders`
 from .reading import read_images
 
@@ -38,13 +38,8 @@ def read_folder(path: str | os.PathLike,  # A folder for each class, or train, v
     `FolderError`, in one line that names the file or folder, for what cannot be meant: no class folders, one class, no
     image that can be read, parts without a class that others have; `TypeError` or `ValueError` for a wrong argument.
     """
-    settings = size, valid, test, seed, max_memory, progress
-    if path is not None and is_table(os.path.expanduser(os.fspath(path))):
-        root = os.path.expanduser(os.fspath(path))
-        found, groups, layout, lines = find_labelled(root)
-        return read_files(found, root, *settings, layout, lines, framing, groups)
-    root, found, layout, lines = find_images(path)
-    return read_files(found, root, *settings, layout, lines, framing)
+    root, found, groups, layout, lines = find_files(path)
+    return read_files(found, root, size, valid, test, seed, max_memory, progress, layout, lines, framing, groups)
 
 
 def read_files(found: list,  # (part, class, path) of each file; part: 'train', 'valid', 'test' or ''

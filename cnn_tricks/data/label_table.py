@@ -3,16 +3,27 @@ import csv, io, os, unicodedata
 from collections import defaultdict
 
 from .decode import printable
-from .folder_layout import FolderError, examples, some
+from .folder_layout import FolderError, examples, find_images, some
 from .part_names import name_words, part_of
 
-__all__ = ['is_table', 'find_labelled']
+__all__ = ['is_table', 'find_files', 'find_labelled']
 
 
 def is_table(path: str | os.PathLike,  # Of a file or a folder
              ) -> bool:
     "Is it a file whose suffix says that it holds a table?"
     return os.path.splitext(path)[1].lower() in ('.csv', '.tsv', '.txt') and os.path.isfile(path)
+
+
+def find_files(path: str | os.PathLike,  # A folder, as `find_images` takes it, or a table, as `find_labelled` does
+               ) -> tuple:  # What holds it all, [(part, class, file)], their groups or None, the parts, lines on the rest
+    "The labelled image files that are meant; `FolderError` where that cannot be told"
+    path = path if path is None else os.path.expanduser(os.fspath(path))
+    if path and is_table(path):
+        found, groups, layout, lines = find_labelled(path)
+        return path, found, groups, layout, lines
+    root, found, layout, lines = find_images(path)
+    return root, found, None, layout, lines
 
 
 def find_labelled(path: str | os.PathLike,  # A CSV file with a header: path, label and, if wanted, split and group
