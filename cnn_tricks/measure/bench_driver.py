@@ -59,7 +59,10 @@ class Driver:
         self.record.check(b)
         self.paces, self.start, self.session, self.done, self.pool = [], time.monotonic(), None, 0, None
 
-    def lengths(self, name): # of an arm; one that the bench does not name runs at all of them
+    def lengths(self,
+        name:str # of an arm
+    )->list:
+        "Passes over the images of an arm's runs; an arm that the bench does not name runs at all lengths"
         named = any(name in self.bench.arms(e) for e in self.bench.lengths)
         return [e for e in self.epochs if name == 'base' or not named or name in self.bench.arms(e)]
 
@@ -220,7 +223,8 @@ def check_again(
     arm:str='base', # its name
     seed:int=0 # of the run
 )->dict: # the check, which the record keeps: was, now, agrees, code, session
-    "Make one run again, by today's code; it agrees where its accuracy differs by at most `TOLERANCE`"
+    """Make one run again, by today's code; it agrees where its accuracy differs by at most `TOLERANCE`. `ValueError` where
+    there is no such run"""
     epochs = min(driver.lengths(arm))
     was = next(iter(driver.record.find(arm, epochs, seed)), None)
     if was is None: raise ValueError(f'{driver.path}: has no run of {arm!r} with seed {seed} at {in_epochs(epochs)}')

@@ -44,7 +44,8 @@ class Grid:
 
     def best(self,
         score:Callable # `Recipe` -> validation accuracy
-    )->int: # a power of the factor; of equal ones the nearest to the middle
+    )->int: # a power of the factor
+        "Where the score is highest; of equal ones the nearest to the middle"
         return max(range(self.low, self.high + 1), key=lambda k: (score(self[k]), -abs(k)))
 
     def widen(self,
