@@ -164,14 +164,15 @@ def _costs(driver, bar):
 def _check(driver, said):
     c = check_again(driver)
     said.print(f'{driver.bench.name}: base, {in_epochs(c["epochs"])}, seed {c["seed"]}: was {100*c["was"]:.2f} %, now '
-               f'{100*c["now"]:.2f} %: {"agrees" if c["agrees"] else "does not agree"} (tolerance {100*TOLERANCE:g} points)')
+               f'{100*c["now"]:.2f} %: {"agrees" if c["agrees"] else "does not agree"} '
+               f'(tolerance {100*TOLERANCE:g} points)')
 
 
 def bench_command(
     a # what argparse made of the command line
 )->int: # exit code
-    """`cnn_tricks bench`: run, plan, show, cost or check a bench. Raises `UsageError` (exit code 2) for an unknown bench or
-    arm and for a record of another base, `OSError` (1) where images are missing or a file cannot be written"""
+    """`cnn_tricks bench`: run, plan, show, cost or check a bench. Raises `UsageError` (exit code 2) for an unknown bench
+    or arm and for a record of another base, `OSError` (1) where images are missing or a file cannot be written"""
     said = console()
     if a.out and a.bench == 'all': raise UsageError('--out names one file: name one bench')
     if a.show: _show(a, said)

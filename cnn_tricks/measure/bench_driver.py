@@ -12,7 +12,7 @@ from ..core.train import steps_for, train
 from .arm_names import refusal
 from .bench_record import BenchRecord, session_now
 from .bench_run import Task, bench_run, clock_of, one_thread, perform, workers
-from .bench_tuning import search
+from .bench_tuning import search_rates
 from .benches import Bench, change_of, draw, in_epochs
 
 __all__ = ['Progress', 'Driver', 'run_bench', 'bench_plan', 'check_again', 'TOLERANCE']
@@ -53,7 +53,8 @@ class Driver:
         self.device, self.seeds = str(self.device or default_device()), self.seeds or b.seeds
         self.epochs = tuple(self.epochs or b.lengths)
         if odd := [e for e in self.epochs if e not in b.lengths]:
-            raise ValueError(f'{b.name} has no runs of {in_epochs(odd[0])}: one of {", ".join(f"{e:g}" for e in b.lengths)}')
+            there = ', '.join(f'{e:g}' for e in b.lengths)
+            raise ValueError(f'{b.name} has no runs of {in_epochs(odd[0])}: one of {there}')
         self.changes = {n: change_of(n, b.recipe) for n in self.names} if self.names else b.changes()
         self.record = BenchRecord.load(self.path) if self.path.exists() else BenchRecord.of(b)
         self.record.check(b)
@@ -86,8 +87,8 @@ class Driver:
     def __call__(self)->bool: # is all of it done?
         "Run what is not yet recorded; `ValueError` where the code has changed and a run made again does not agree"
         if self.record.runs and self.record.stale and not (c := check_again(self))['agrees']:
-            raise ValueError(f'{self.path}: the code has changed, and base, {in_epochs(c["epochs"])}, seed {c["seed"]} has '
-                             f'{c["now"]} now, {c["was"]} then: start another record')
+            raise ValueError(f'{self.path}: the code has changed, and base, {in_epochs(c["epochs"])}, seed {c["seed"]} '
+                             f'has {c["now"]} now, {c["was"]} then: start another record')
         self.session = self.record.session(session_now(self.device))
         with workers(self.jobs) as self.pool:
             try: self._work()
@@ -133,7 +134,7 @@ class Driver:
                 self._did(f'{name}, lr {r.lr:g}' + f', decay {decay:g}'*(decay is not None)
                           + f', seed {task.seed}: {100*found["valid"]:.2f} %')
         def score(r): return float(np.mean([*self.record.tried(name, r).values()]))
-        best = search(recipe, fields, measure, score)
+        best = search_rates(recipe, fields, measure, score)
         self.record.found[name] = dict(lr=best.lr, optimizer_args=best.optimizer_args)
         return best
 
@@ -207,10 +208,9 @@ def bench_plan(
     driver:Driver # that has not been called
 )->list: # a dict for the tuning and for each length: what, arms, seeds, runs (that are left), hours (of one process)
     "What there is to do, and how long one process would take"
-    pace, left = _epoch_seconds(driver), driver.plan()
-    tune = driver.to_tune()
-    rows = [dict(what=f'tuning, {in_epochs(driver.bench.middle)}', arms=driver.tuned(), seeds=len(driver.bench.tuning_seeds),
-                 runs=tune, hours=tune*driver.bench.middle*pace['base']/3600)]
+    pace, left, tune, b = _epoch_seconds(driver), driver.plan(), driver.to_tune(), driver.bench
+    rows = [dict(what=f'tuning, {in_epochs(b.middle)}', arms=driver.tuned(), seeds=len(b.tuning_seeds), runs=tune,
+                 hours=tune*b.middle*pace['base']/3600)]
     for e in driver.epochs:
         todo = [t for t in left if t.epochs == e]
         rows.append(dict(what=in_epochs(e), arms=[n for n in ('base', *driver.changes) if e in driver.lengths(n)],
@@ -223,8 +223,8 @@ def check_again(
     arm:str='base', # its name
     seed:int=0 # of the run
 )->dict: # the check, which the record keeps: was, now, agrees, code, session
-    """Make one run again, by today's code; it agrees where its accuracy differs by at most `TOLERANCE`. `ValueError` where
-    there is no such run"""
+    """Make one run again, by today's code; it agrees where its accuracy differs by at most `TOLERANCE`. `ValueError`
+    where there is no such run"""
     epochs = min(driver.lengths(arm))
     was = next(iter(driver.record.find(arm, epochs, seed)), None)
     if was is None: raise ValueError(f'{driver.path}: has no run of {arm!r} with seed {seed} at {in_epochs(epochs)}')

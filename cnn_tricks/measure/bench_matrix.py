@@ -14,8 +14,8 @@ from .benches import in_epochs
 from .statistics import holm, paired_t
 from .verdict import Verdict
 
-__all__ = ['Cell', 'recorded_benches', 'cells_of', 'epochs_to', 'base_rows', 'matrix_table', 'record_text', 'record_table',
-           'matrix_figure']
+__all__ = ['Cell', 'recorded_benches', 'cells_of', 'epochs_to', 'base_rows', 'matrix_table', 'record_text',
+           'record_table', 'matrix_figure']
 
 _signs = {Verdict.HELPS: '▲', Verdict.HELPS_LITTLE: '△', Verdict.HURTS: '▼', Verdict.NO_DIFFERENCE: '=',
           Verdict.UNDECIDED: '?'}

@@ -27,7 +27,7 @@ def session_now(
 )->dict: # plain values
     "The code, the versions and the machine of runs that are made now"
     m = asdict(machine(device)) | {'threads': 1 if device == 'cpu' else machine(device).threads}
-    versions = {'python': platform.python_version(), **{v: version(v).split('+')[0] for v in ('torch', 'fastai', 'numpy')}}
+    versions = {v: version(v).split('+')[0] for v in ('torch', 'fastai', 'numpy')} | {'python': platform.python_version()}
     return dict(commit=_commit(), cnn_tricks=__version__, versions=versions, machine=m, date=date.today().isoformat())
 
 

@@ -60,7 +60,7 @@ class Task:
 
 def bench_run(
     task:Task
-)->dict: # plain values: accuracy, valid, steps, seconds (of a core, whatever else it does; of the clock on a GPU), curve
+)->dict: # plain values: accuracy, valid, steps, seconds (of work of a core; of the clock on a GPU), curve, diverged
     "Train once on one thread; a run that diverges (`diverged` says how) counts as guessing the commonest class"
     start = time.perf_counter()
     with one_thread(task.device):

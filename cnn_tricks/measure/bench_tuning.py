@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from ..core.recipe import Recipe
 
-__all__ = ['Grid', 'search', 'rate_of', 'with_rate']
+__all__ = ['Grid', 'search_rates', 'rate_of', 'with_rate']
 
 _factor, _most = 3, 9 # between neighbours; values of one grid
 
@@ -58,7 +58,7 @@ class Grid:
         return True
 
 
-def search(
+def search_rates(
     recipe:Recipe, # where to start
     fields:tuple, # ('lr',) or ('lr', 'weight_decay')
     measure:Callable, # list of recipes -> None: sees to it that they can be scored

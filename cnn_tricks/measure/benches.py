@@ -13,8 +13,8 @@ from ..data.image_folder import read_folder
 from ..data.images import ImageData
 from ..nets.pretrained import pretrained
 
-__all__ = ['benches', 'Bench', 'Change', 'change_of', 'in_epochs', 'all_images', 'draw', 'clothes_images', 'fashion_images',
-           'cifar10_images', 'photo_images']
+__all__ = ['benches', 'Bench', 'Change', 'change_of', 'in_epochs', 'all_images', 'draw', 'clothes_images',
+           'fashion_images', 'cifar10_images', 'photo_images']
 
 benches = Registry('bench')
 

@@ -13,7 +13,7 @@ from cnn_tricks.measure.bench_driver import Driver, bench_plan, check_again, run
 from cnn_tricks.measure.bench_matrix import cells_of, epochs_to, matrix_figure, matrix_table, record_table
 from cnn_tricks.measure.bench_record import BenchRecord
 from cnn_tricks.measure.bench_run import Task, bench_run
-from cnn_tricks.measure.bench_tuning import Grid, search
+from cnn_tricks.measure.bench_tuning import Grid, search_rates
 from cnn_tricks.measure.benches import Change, benches, change_of, draw
 
 
@@ -176,14 +176,14 @@ def quadratic(best): # accuracy is highest at one rate
 def test_a_grid_is_widened_until_the_best_lies_inside(best, values):
     measured = {}
     def measure(recipes): measured.update({r.lr: r for r in recipes})
-    found = search(recipes['bench_small'], ('lr',), measure, quadratic(best))
+    found = search_rates(recipes['bench_small'], ('lr',), measure, quadratic(best))
     assert min(measured) < found.lr < max(measured) and len(measured) == values
     assert abs(math.log(found.lr/best)) < math.log(3)/2 + 0.01
 
 
 def test_decay_is_tuned_after_the_rate_and_the_rate_again():
     def score(r): return -abs(math.log(r.lr/0.03)) - abs(math.log(r.optimizer_args['weight_decay']*r.lr/0.0027))
-    found = search(recipes['bench_small'], ('lr', 'weight_decay'), lambda rs: None, score)
+    found = search_rates(recipes['bench_small'], ('lr', 'weight_decay'), lambda rs: None, score)
     assert found.lr == 0.03 and found.optimizer_args == {'weight_decay': 0.09}
     flat = Grid(recipes['bench_small'], 'lr')
     assert flat.best(lambda r: 0.5) == 0 and not flat.widen(lambda r: 0.5) # of equal ones the middle
