@@ -157,10 +157,10 @@ def _add_bench(commands):
         'all --show', 'fashion --dry-run', 'clothes --tricks ema mixup --seeds 3 --minutes 20',
         'fashion --out results/benches/fashion.json --jobs 2'])
     p.add_argument('bench', type=_text, metavar='NAME', help='the bench, or all')
-    p.add_argument('--tricks', nargs='+', type=_text, metavar='NAME', help="arms or tricks to run (default: the bench's)")
+    p.add_argument('--tricks', nargs='+', type=_text, metavar='NAME', help="arms or tricks (default: the bench's)")
     p.add_argument('--epochs', nargs='+', type=_above_0, metavar='N', help="lengths of runs (default: the bench's)")
     p.add_argument('--seeds', type=number(int, 2, most=100), metavar='N', help="of each arm (default: the bench's)")
-    p.add_argument('--minutes', type=_above_0, metavar='M', help='begin no run that would end later (default: no limit)')
+    p.add_argument('--minutes', type=_above_0, metavar='M', help='begin no run that would end later')
     p.add_argument('--jobs', type=number(int, 1, most=64), metavar='N',
                    help='runs at a time, one thread each (default: 1)')
     p.add_argument('--device', type=_text, help='cpu, cuda, mps (default: the fastest there is)')

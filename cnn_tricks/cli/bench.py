@@ -78,9 +78,9 @@ def _show(a, said):
     said.print('points of accuracy, with minus without: ▲ helps, △ by less than δ, ▼ hurts (corrected p below 0.05), '
                '= no difference beyond δ, ? undecided')
     for r in found.values():
-        for c in cells_of(r):
-            if c.word.sure: said.print(f'  {c.bench}, {in_epochs(c.epochs)}: {c.arm} {c.word} ({100*c.difference:+.2f}, '
-                                       f'{100*c.low:+.2f} to {100*c.high:+.2f})')
+        for c in (c for c in cells_of(r) if c.word.sure):
+            said.print(f'  {c.bench}, {in_epochs(c.epochs)}: {c.arm} {c.word} ({100*c.difference:+.2f}, '
+                       f'{100*c.low:+.2f} to {100*c.high:+.2f})')
 
 
 def _plan(driver, said):
@@ -171,8 +171,8 @@ def _check(driver, said):
 def bench_command(
     a # what argparse made of the command line
 )->int: # exit code
-    """`cnn_tricks bench`: run, plan, show, cost or check a bench. Raises `UsageError` (exit code 2) for an unknown bench
-    or arm and for a record of another base, `OSError` (1) where images are missing or a file cannot be written"""
+    """`cnn_tricks bench`: run, plan, show, time or check it. Raises `UsageError` (exit code 2) for an unknown bench or
+    arm and for a record of another base, `OSError` (1) where images are missing or a file cannot be written"""
     said = console()
     if a.out and a.bench == 'all': raise UsageError('--out names one file: name one bench')
     if a.show: _show(a, said)

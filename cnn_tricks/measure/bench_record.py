@@ -27,7 +27,8 @@ def session_now(
 )->dict: # plain values
     "The code, the versions and the machine of runs that are made now"
     m = asdict(machine(device)) | {'threads': 1 if device == 'cpu' else machine(device).threads}
-    versions = {v: version(v).split('+')[0] for v in ('torch', 'fastai', 'numpy')} | {'python': platform.python_version()}
+    versions = {v: version(v).split('+')[0] for v in ('torch', 'fastai', 'numpy')}
+    versions['python'] = platform.python_version()
     return dict(commit=_commit(), cnn_tricks=__version__, versions=versions, machine=m, date=date.today().isoformat())
 
 
@@ -75,13 +76,15 @@ class BenchRecord:
         "`ValueError` where the record is of another base (but for its rates), of other images, or of another δ"
         base = bench.recipe.to_dict()
         other = [k for k, v in base.items() if v != self.base.get(k) and k not in ('lr', 'optimizer_args')]
-        if other: raise ValueError(f'the record of {self.name} has another base than {bench.base!r} ({", ".join(other)} '
-                                   'differ): write to another file')
+        if other:
+            raise ValueError(f'the record of {self.name} has another base than {bench.base!r} ({", ".join(other)} differ): '
+                             'write to another file')
         now = all_images(bench.images)
         if now.fingerprint != self.data['fingerprint']:
             raise ValueError(f'the record of {self.name} was made on other images ({self.data["name"]}, '
                              f'{self.data["fingerprint"]}), here are {now.name}, {now.fingerprint}')
-        if bench.delta != self.delta: raise ValueError(f'the record of {self.name} has δ={self.delta}, not {bench.delta}')
+        if bench.delta != self.delta:
+            raise ValueError(f'the record of {self.name} has δ={self.delta}, not {bench.delta}')
 
     def tuning(self): # -> BenchRecord
         "The same without runs: what another machine may start from, since rates are chosen once"
