@@ -77,8 +77,8 @@ class BenchRecord:
         base = bench.recipe.to_dict()
         other = [k for k, v in base.items() if v != self.base.get(k) and k not in ('lr', 'optimizer_args')]
         if other:
-            raise ValueError(f'the record of {self.name} has another base than {bench.base!r} ({", ".join(other)} differ): '
-                             'write to another file')
+            raise ValueError(f'the record of {self.name} has another base than {bench.base!r} ({", ".join(other)} '
+                             'differ): write to another file')
         now = all_images(bench.images)
         if now.fingerprint != self.data['fingerprint']:
             raise ValueError(f'the record of {self.name} was made on other images ({self.data["name"]}, '

@@ -227,6 +227,25 @@ def test_a_run_that_diverges_counts_as_guessing():
     assert 'loss became' in found['diverged'] and found['accuracy'] == round(1/3, 6)
 
 
+# what was recorded
+
+RECORDS = sorted((ROOT/'results'/'benches').glob('*.json'))
+
+
+@pytest.mark.parametrize('path', RECORDS, ids=[p.stem for p in RECORDS])
+def test_recorded_benches(path):
+    "Best rates lie inside their grids, over three seeds that judge nothing; a base is frozen at the rates that were found."
+    rec, bench = BenchRecord.load(path), benches[path.stem]
+    assert rec.text() == path.read_text() and rec.name == bench.name and rec.sessions
+    assert {r['seed'] for r in rec.runs}.isdisjoint(bench.tuning_seeds)
+    for arm, best in rec.found.items():
+        tried = [t for t in rec.tuned if t['arm'] == arm and t['optimizer_args'] == best['optimizer_args']]
+        assert min(t['lr'] for t in tried) < best['lr'] < max(t['lr'] for t in tried), arm
+        assert all(set(t['valid']) == {str(s) for s in bench.tuning_seeds} for t in tried), arm
+        assert rec.recipes[arm] | best == rec.recipes[arm], arm
+    if 'base' in rec.found: assert rec.recipes['base'] == bench.recipe.to_dict()
+
+
 # the plan and the matrix
 
 def test_the_plan_names_arms_seeds_and_hours(whole, tmp_path):
