@@ -52,7 +52,7 @@ _files = set('path paths file files filename filenames filepath filepaths fname 
 _meanings = dict(  # the words that name a column, in the order in which they are asked
     split=set('split splits set subset part partition phase'.split()),
     group=set('group groups groupid patient patientid subject subjectid animal individual burst sequence session scene '
-              'series clip video case cluster identity'.split()),
+              'series clip video case cluster identity person lesion specimen track'.split()),
     label=set('label labels labelname class classes classname category categories target targets tag species breed '
               'y'.split()),
     path=_files)
