@@ -54,9 +54,11 @@ def fitting_threads(numbers: int,  # How many numbers an operation handles
                     ):  # A context
     "One thread for so little work that threads would wait for each other longer than they work; then as before"
     threads = torch.get_num_threads()
-    if numbers < 1 << 18: torch.set_num_threads(1)
+    few = numbers < 1 << 18 and threads > 1
+    if few: torch.set_num_threads(1)
     try: yield
-    finally: torch.set_num_threads(threads)
+    finally:
+        if few: torch.set_num_threads(threads)
 
 
 def _cpu_name():

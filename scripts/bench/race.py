@@ -34,6 +34,7 @@ from cnn_tricks.nets.layer_costs import count_macs
 from cnn_tricks.tools.memory_allocator import kept_memory
 from cnn_tricks.tricks.hardware import measured_peak
 import rivals
+from step_profile import best_speed
 
 ROOT = Path(__file__).resolve().parents[2]
 SEEDS, EPOCH_TIMES, HELD_OUT = 5, 5, 5000
@@ -87,7 +88,9 @@ def load(name, a):
     "The images: all official training images to train on, or all but the held-out ones; and those to be judged on"
     valid = HELD_OUT if not a.images else a.images//5
     if name == 'fashion': data = fashion_mnist(valid=HELD_OUT)
-    elif a.cifar: data = read_folder(a.cifar, size=32).split(HELD_OUT)
+    elif a.cifar:
+        data = read_folder(a.cifar, size=32)
+        data = data.split(min(HELD_OUT, (len(data.train) + len(data.valid))//5))
     else: data = cifar10(valid=HELD_OUT)
     if a.images: data = data.subset(a.images).subset(valid, parts=('valid', 'test'))
     if a.held_out: return data, data.valid
@@ -212,14 +215,18 @@ def main(args=None):
 
 def dry_run(arms, todo, loaded, a):
     "Print each arm with its seeds and its hours, and the sum"
-    peak, total = measured_peak(0.5, device=a.device), 0.
+    # processor time counts each thread's, and other programs' not at all
+    quiet = a.device == 'cpu'
+    peak = best_speed(time.process_time)*torch.get_num_threads() if quiet else measured_peak(0.5, device=a.device)
+    total = 0.
     for arm in arms:
         own = [kind for other, _, kind in todo if other is arm]
         hours = sum(estimate(arm, loaded[arm.data][0], kind, peak) for kind in own)/3600
         total += hours
         what = f"{own.count('whole')} whole" + f", {own.count('epoch')} of one epoch"*('epoch' in own)
         print(f'{arm.name}: {what}; about {hours:.2f} hours')
-    print(f'{len(todo)} runs to do, about {total:.1f} hours at a third of the measured {peak/1e9:.0f} GFLOP/s')
+    print(f'{len(todo)} runs to do, about {total:.1f} hours at a third of {peak/1e9:.0f} GFLOP/s, the peak'
+          + ' of this many threads on a quiet machine'*quiet)
 
 
 def race(todo, loaded, kept, a):

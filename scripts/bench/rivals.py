@@ -211,7 +211,7 @@ def airbench(run, data, seed, width=64, batch_size=1024, translate=2):
         mirrored = torch.rand(len(y_all), device=run.device) < 0.5
         def prepare(x): return ((x.float()/255 - mean)/std).to(run.dtype, memory_format=torch.channels_last)
         net = airbench_net(data.channels, data.n_classes, width)
-        set_whitening(net[0], prepare(x_all[:5000].cpu() if run.device == 'cpu' else x_all[:5000]).cpu())
+        set_whitening(net[0], prepare(x_all[:5000]).cpu())
         net = net.to(run.device, run.dtype, memory_format=torch.channels_last).train()
         for m in net.modules():
             if isinstance(m, nn.BatchNorm2d): m.float()
