@@ -137,12 +137,12 @@ def summary(cell):
     return ''
 
 
-def fold(cell):
-    "Fold a code cell that only checks or draws"
+def fold(cell, hints=False):
+    "Fold a code cell that only checks or draws; a checker's hint for the stub is shown only on request"
     said = summary(cell)
     if not said or re.search(r'^#\| *(code-fold|echo|eval|include|output)\b', cell.source, re.M): return
     cell.source = f'#| code-fold: true\n#| code-summary: "{said}"\n{cell.source}'
-    if said.startswith('The checker'): cell.outputs = [] # of the stub, for which there is a hint
+    if said.startswith('The checker') and not hints: cell.outputs = []
 
 
 def is_stub(cell):
@@ -176,7 +176,7 @@ class Page(Processor):
             if cell.cell_type == 'markdown': cell.source = without_dead_links(linked(proportioned(cell.source)), stem[:2] in COMMANDS)
             if cell.cell_type != 'code': continue
             self.outputs(cell)
-            fold(cell)
+            fold(cell, hints=stem == '05_course') # which shows how lessons work
         self.nb.cells = [c for c in self.nb.cells if not (c.cell_type == 'code' and is_stub(c))]
         if re.match(r'\d\d_', stem): self.nb.cells.insert(1, self.markdown(lead(stem, names)))
 

@@ -75,6 +75,14 @@ def test_code_that_only_checks_is_folded(source, says):
     assert c.source.startswith('#| code-fold: true') == bool(says)
 
 
+def test_hints_for_stubs_are_for_those_who_run_the_lesson():
+    hint = [shown(text_markdown='Not yet')]
+    for hints in False, True:
+        c = cell('@checker\ndef check(f): assert f\ncheck(try_it)', hint)
+        site.fold(c, hints)
+        assert c.outputs == hint*hints
+
+
 def test_figures_fold_and_measurements_do_not():
     picture = [shown(image_png='x')]
     assert site.summary(cell('ax.plot(x)', picture)) == 'The code of this figure'
