@@ -169,7 +169,7 @@ def predict_command(
 )->int: # exit code: 1 if a picture could not be read
     """`cnn_tricks predict`: the most probable classes of each picture, and where the network looks in it; or a table.
 
-    Raises `UsageError` for words that do not go together; and as `load_model`, `files_of` and `write_table` do."""
+    Raises `UsageError` for words that do not go together, `FileExistsError` for a table that is there; and as `load_model`, `files_of` and `write_table` do."""
     if a.csv and a.json: raise UsageError('--csv and --json: give one of them')
     if a.csv and Path(a.csv).exists(): raise FileExistsError(f'{a.csv} exists: remove it, or give another name')
     trained, rows, (files, code) = load_model(a.model), [], files_of(a.images)

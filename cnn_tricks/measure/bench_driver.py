@@ -45,7 +45,7 @@ class Driver:
     jobs: int = 1 # runs at a time, one thread each
     device: str = None # torch device; None picks the fastest kind here
     minutes: float = None # after which no run is begun; None: until all is done
-    tell: Callable = lambda progress: None # called with a `Progress` after each run
+    tell: Callable|None = None # called with a `Progress` after each run
     record: BenchRecord = field(init=False)
 
     def __post_init__(self):
@@ -162,7 +162,7 @@ class Driver:
         self.record.save(self.path)
         left, tune = self.plan(), self.to_tune()
         epochs = sum(t.epochs for t in left) + tune*self.bench.middle
-        self.tell(Progress(self.record, text, self.done, self.done + len(left) + tune, epochs*self._pace()/self.jobs))
+        if self.tell: self.tell(Progress(self.record, text, self.done, self.done + len(left) + tune, epochs*self._pace()/self.jobs))
 
     def to_tune(self)->int: # runs
         "How many runs of tuning are left, if no grid is widened: five values for the base, three for an arm"

@@ -11,7 +11,7 @@ from ..base.machine import machine
 from ..base.paths import results_path
 from ..core.recipe import Recipe
 from .arms import Arm, Run
-from .benches import Bench, all_images
+from .benches import Bench, whole_data
 from .records import code_hashes, modules_used
 
 __all__ = ['BenchRecord', 'benches_path', 'session_now']
@@ -64,7 +64,7 @@ class BenchRecord:
         bench:Bench
     ): # -> BenchRecord
         "A record without runs"
-        data = all_images(bench.images)
+        data = whole_data(bench.images)
         n = len(data.train)
         valid = bench.valid if isinstance(bench.valid, int) else round(bench.valid*n)
         about = dict(name=data.name, fingerprint=data.fingerprint, train=n - valid, valid=valid, test=len(data.test))
@@ -79,7 +79,7 @@ class BenchRecord:
         if other:
             raise ValueError(f'the record of {self.name} has another base than {bench.base!r} ({", ".join(other)} '
                              'differ): write to another file')
-        now = all_images(bench.images)
+        now = whole_data(bench.images)
         if now.fingerprint != self.data['fingerprint']:
             raise ValueError(f'the record of {self.name} was made on other images ({self.data["name"]}, '
                              f'{self.data["fingerprint"]}), here are {now.name}, {now.fingerprint}')

@@ -13,7 +13,7 @@ from ..data.image_folder import read_folder
 from ..data.images import ImageData
 from ..nets.pretrained import pretrained
 
-__all__ = ['benches', 'Bench', 'Change', 'change_of', 'in_epochs', 'all_images', 'draw', 'clothes_images',
+__all__ = ['benches', 'Bench', 'Change', 'change_of', 'in_epochs', 'whole_data', 'draw', 'clothes_images',
            'fashion_images', 'cifar10_images', 'photo_images']
 
 benches = Registry('bench')
@@ -118,7 +118,7 @@ def in_epochs(
 # images: what is drawn from, and what judges
 
 @cache
-def all_images(
+def whole_data(
     images:Callable # of a `Bench`
 )->ImageData:
     "The images of a bench, read once; no validation images are set apart yet"
@@ -134,7 +134,7 @@ def draw(
 
 
 @lru_cache(1) # all arms of a seed follow each other
-def _drawn(images, valid, seed): return all_images(images).split(valid, seed)
+def _drawn(images, valid, seed): return whole_data(images).split(valid, seed)
 
 
 def _pool(data): return replace(data, train=data.train.join(data.valid), valid=data.valid[:0])

@@ -79,7 +79,8 @@ def ledger(
     *,
     budget:dict=None, # as for `compare`, like all that follow
     equal:str='steps', delta:float=0.01, lrs:tuple=None, part:str='valid', metric:str='accuracy',
-    progress:bool=True, device=None
+    progress:bool=True,
+    device=None # torch device
 )->Ledger: # the comparisons
     """Compare many tricks with one base, whose runs they share; what cannot be used here is listed with the reason.
     `ValueError` for two arms of one name, and for bad seeds, δ, part or metric"""

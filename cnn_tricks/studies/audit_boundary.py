@@ -34,7 +34,10 @@ def analyses(
     rounds:int, # seeds for each trick if none is dropped early, at least `FIRST`
     most:int # seeds at most, where tricks are dropped and free their time, at least `rounds`
 )->dict: # seeds -> share of alpha that may be spent there; they add up to 1
-    "When an audit is analysed, fixed before it starts: half way, at the planned end, and at the latest end"
+    """When an audit is analysed, fixed before it starts: half way, at the planned end, and at the latest end
+
+    `ValueError` where these are not at least `FIRST`, and rising.
+    """
     if not FIRST <= rounds <= most:
         raise ValueError(f'rounds={rounds}, most={most}: must be at least {FIRST}, and rising')
     shares = dict.fromkeys([rounds//2]*(rounds//2 >= FIRST) + [most]*(most > rounds), 0.2)
