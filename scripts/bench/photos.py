@@ -34,6 +34,7 @@ def one_run(folder, arm, seed):
         child = subprocess.Popen(words, env=env, stdout=subprocess.PIPE, text=True)
         said = child.stdout.read()
         _, status, used = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
         if status: raise SystemExit(f'{" ".join(words)} failed')
         runs = [json.loads(p.read_text()) for p in sorted(out.glob('*/metrics.json'))] + [json.loads((out/'metrics.json').read_text())]
         keep = 'label', 'accuracy', 'test_accuracy', 'seconds', 'steps', 'chosen'
