@@ -9,7 +9,7 @@ from ..nets.pretrained import Pretrained, load_body, split_head
 from .fitting import random_kept
 from .recipe import Recipe, Trick
 
-__all__ = ['FineTuningTrick', 'fine_tuning_args', 'spoils_body']
+__all__ = ['FineTuningTrick', 'fine_tuning_args', 'sets_schedule', 'spoils_body']
 
 
 class FineTuningTrick(Trick):
@@ -33,6 +33,17 @@ def fine_tuning_args(
 )->dict: # name -> value
     "The settings that tricks give to the fit of `fine_tune`"
     return {k: v for t in tricks if isinstance(t, FineTuningTrick) for k, v in t.fit_args().items()}
+
+
+def sets_schedule(
+    trick:Trick # a trick of the recipe
+)->str: # '' where it does not; else why that is in vain beside `fine_tune`
+    "Does a trick set a schedule, which the fit of `fine_tune` would never ask?"
+    plain = Recipe(steps=1)
+    try: new = trick.recipe(plain)
+    except ValueError: return '' # it has another recipe in mind
+    if (new.schedule, new.schedule_args) == (plain.schedule, plain.schedule_args): return ''
+    return f'{trick.name} would change nothing: fine_tune has a schedule of its own'
 
 
 @torch.no_grad()

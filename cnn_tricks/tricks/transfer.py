@@ -16,7 +16,7 @@ from fastai.callback.training import BnFreeze
 from fastcore.basics import patch
 from torch import nn
 
-from ..core.fine_tuning import fine_tuning_args, spoils_body
+from ..core.fine_tuning import fine_tuning_args, sets_schedule, spoils_body
 from ..core.fitting import Order, limited
 from ..data.images import ImageData, Part
 from ..data.loaders import ImageLoader
@@ -190,12 +190,12 @@ def loaders(self:FineTune, dls): return pretrained[self.weights]().normalise(dls
 def callbacks(self:FineTune): return [] if self.train_bn else [BnFreeze()]
 @patch
 def applies(self:FineTune, recipe, data, machine):
-    "No weights, or a trick that would change what they compute"
+    "No weights, or a trick that would change what they compute, or do nothing"
     if why := missing_weights(self.weights): return why
     body, first = pretrained[self.weights](), True
     for t in recipe.tricks:
         if t == self: first = False
-        elif why := spoils_body(t, recipe, data, body, first): return why
+        elif why := sets_schedule(t) or spoils_body(t, recipe, data, body, first): return why
     return ''
 @patch
 def fit(self:FineTune, learn, recipe):

@@ -24,9 +24,10 @@ BASE = Recipe(steps=16, batch_size=10, optimizer='adamw', lr=0.02) + FineTune()
 # what a pretrained body bears, and what it does not; a new trick is in neither, and its author says here which it is
 BEARS = set('''accumulate alternating_flip augment balanced_sampling batch_size channels_last class_weights cutmix dropout
     early_stopping ema flip_shift freeze_batchnorm freeze_early freeze_epochs fused_optimizer head_start l1
-    label_smoothing layer_decay mixup more_devices one_cycle optimizer precision progressive_resizing
+    label_smoothing layer_decay mixup more_devices optimizer precision progressive_resizing
     stochastic_depth swa tta warmup weight_decay'''.split())
-SPOILS = dict(activation='changes what the pretrained layers compute', depthwise='adds or removes weights',
+SPOILS = dict(one_cycle='would change nothing: fine_tune has a schedule of its own',
+              activation='changes what the pretrained layers compute', depthwise='adds or removes weights',
               group_norm='adds or removes weights', kaiming_init='changes what the pretrained layers compute',
               lsuv='both choose the weights that training starts from', scale_network='both set network_args')
 
