@@ -36,8 +36,7 @@ def analyses(
 )->dict: # seeds -> share of alpha that may be spent there; they add up to 1
     """When an audit is analysed, fixed before it starts: half way, at the planned end, and at the latest end
 
-    `ValueError` where these are not at least `FIRST`, and rising.
-    """
+    `ValueError` unless `rounds` is at least `FIRST` and `most` at least `rounds`."""
     if not FIRST <= rounds <= most:
         raise ValueError(f'rounds={rounds}, most={most}: must be at least {FIRST}, and rising')
     shares = dict.fromkeys([rounds//2]*(rounds//2 >= FIRST) + [most]*(most > rounds), 0.2)
