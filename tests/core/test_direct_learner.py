@@ -6,7 +6,7 @@ import pytest
 import torch
 from fastai.callback.core import Callback, CancelBatchException, CancelStepException, event
 from fastai.callback.schedule import ParamScheduler
-from fastai.learner import CastToTensor, Learner, Recorder
+from fastai.learner import CastToTensor, Learner, Recorder, load_learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy
 from fastai.optimizer import Adam, OptimWrapper
@@ -16,7 +16,7 @@ from torch import nn
 from cnn_tricks.core.components import losses
 from cnn_tricks.core.direct_learner import DirectLearner, ScalarScheduler, in_batch, last_hyper
 from cnn_tricks.core.recipe import Recipe
-from cnn_tricks.core.train import learner
+from cnn_tricks.core.train import fit_steps, learner
 from cnn_tricks.data.datasets import embedded
 
 OPTIMIZERS = {'torch': partial(OptimWrapper, opt=partial(torch.optim.AdamW)),
@@ -124,6 +124,16 @@ def test_fastais_own_find_theirs(data):
     assert isinstance(learn.cast_to_tensor, CastToTensor)
     learn.remove_cb(Recorder)
     assert not hasattr(learn, 'recorder') and not learn._grab_cbs(Recorder)
+
+
+def test_it_is_exported_and_loaded(data, tmp_path):
+    learn = learner(Recipe(steps=2, batch_size=16, network='plain', network_args={'widths': [4]}), data)
+    learn.path = tmp_path
+    with learn.no_bar(), learn.no_logging():
+        fit_steps(learn, Recipe(steps=2))
+        learn.export('learner.pkl')
+        back = load_learner(tmp_path/'learner.pkl')
+    assert type(back) is DirectLearner and torch.equal(back.predict(data.valid.x[0])[2], learn.predict(data.valid.x[0])[2])
 
 
 def test_every_event_of_a_batch_is_known():
