@@ -21,6 +21,7 @@ TOLERANCE = 0.01 # by how much the accuracy of a run that is made again may diff
 
 
 class _OutOfTime(Exception): pass
+class _Refused(Exception): pass
 
 
 @dataclass
@@ -112,7 +113,8 @@ class Driver:
         tuned = self.tuned()[1:]
         self._run(['base', *(n for n in self.changes if n not in tuned)])
         for name in tuned:
-            rec.recipes[name] = self._search(name, self.changes[name].of(base), ('lr',)).to_dict()
+            try: rec.recipes[name] = self._search(name, self.changes[name].of(base), ('lr',)).to_dict()
+            except _Refused: continue
             self._run([name])
         rec.save(self.path)
 
@@ -133,6 +135,7 @@ class Driver:
                 decay = r.optimizer_args.get('weight_decay')
                 self._did(f'{name}, lr {r.lr:g}' + f', decay {decay:g}'*(decay is not None)
                           + f', seed {task.seed}: {100*found["valid"]:.2f} %')
+            if name in self.record.refused: raise _Refused
         def score(r): return float(np.mean([*self.record.tried(name, r).values()]))
         best = search_rates(recipe, fields, measure, score)
         self.record.found[name] = dict(lr=best.lr, optimizer_args=best.optimizer_args)
@@ -145,6 +148,10 @@ class Driver:
             asked += (ok := self._in_time(task))
             return ok
         for task, found, seconds in perform(tasks, self.pool, self.jobs, begin):
+            if why := found.get('error'):
+                if task.arm == 'base': raise ValueError(f'{self.bench.name}: the base cannot be trained: {why}')
+                self.record.refused[task.arm] = why
+                continue
             self.paces.append((seconds, task.epochs))
             yield task, found
         if asked < len(tasks): raise _OutOfTime

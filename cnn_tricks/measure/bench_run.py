@@ -120,7 +120,8 @@ def _end_with_parent():
 
 def _timed(task): # -> (dict, seconds by the clock, drawing and validating too)
     start = time.perf_counter()
-    found = bench_run(task)
+    try: found = bench_run(task)
+    except ValueError as e: found = dict(error=' '.join(str(e).split())) # what this arm cannot do must not end the others
     return found, time.perf_counter() - start
 
 
@@ -137,7 +138,7 @@ def perform(
     pool:ProcessPoolExecutor|None=None, # of `workers`
     jobs:int=1, # at a time
     begin:Callable=lambda task: True # function of a `Task` -> bool: is there time to begin it?
-)->Iterator: # of (task, what `bench_run` found, seconds by the clock), in the order in which they end
+)->Iterator: # of (task, what `bench_run` found or `error`, seconds by the clock), in the order in which they end
     "Make runs; the first that `begin` turns down is the last that is looked at"
     todo, running, more = iter(tasks), {}, True # type: ignore[var-annotated]
     while more or running:

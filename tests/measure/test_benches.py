@@ -141,6 +141,22 @@ def test_minutes_begin_nothing_more(tmp_path):
     assert not driver() and not driver.record.runs and not driver.record.tuned
 
 
+def test_an_arm_that_cannot_be_trained_does_not_end_the_others(tmp_path, monkeypatch):
+    "With its own rate or with the base's: the record says why. A base that cannot be trained is an error."
+    from cnn_tricks.measure import bench_run as module
+    real, bad = module._measured, {'sgd', 'label_smoothing'}
+    def fails(task, data):
+        if task.arm in bad: raise ValueError(f'{task.arm} is not\nfor these')
+        return real(task, data)
+    monkeypatch.setattr(module, '_measured', fails)
+    rec = run_bench(small(lengths={1: ('label_smoothing', 'sgd', 'ema')}), tmp_path/'b.json', device='cpu')
+    assert rec.refused == {a: f'{a} is not for these' for a in bad}
+    assert {r['arm'] for r in rec.runs} == {'base', 'ema'} and BenchRecord.load(tmp_path/'b.json').refused == rec.refused
+    bad.add('base')
+    with pytest.raises(ValueError, match='small: the base cannot be trained: base is not for these'):
+        run_bench(small(), tmp_path/'c.json', device='cpu')
+
+
 def test_records_of_others_are_refused(whole, tmp_path):
     def changed(**kw):
         (tmp_path/'b.json').write_text(json.dumps(json.loads(whole.read_text()) | kw))
