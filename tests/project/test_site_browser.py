@@ -24,11 +24,14 @@ def served(folder):
         server.server_close()
 
 
-WIDE = '''() => { // how far the page hangs over the edge, and its blocks that scroll sideways by themselves
-    const root = document.documentElement, scrolls = e => ['auto', 'scroll'].includes(getComputedStyle(e).overflowX);
-    const blocks = [...document.querySelectorAll('main *')].filter(e => e.clientWidth && e.scrollWidth > e.clientWidth + 1);
-    return {wide: root.scrollWidth - root.clientWidth,
-            blocks: blocks.filter(scrolls).map(e => `${e.tagName}: ${e.innerText.slice(0, 60)}`)}}'''
+WIDE = '''() => { // what hangs over the edge of the window, and the blocks that scroll sideways by themselves
+    const edge = document.documentElement.clientWidth, style = e => getComputedStyle(e).overflowX;
+    const all = [...document.querySelectorAll('main *')], name = e => `${e.tagName}: ${e.innerText?.slice(0, 60)}`;
+    const held = e => e.tagName !== 'MAIN' && (style(e) !== 'visible' || held(e.parentElement));
+    const over = all.filter(e => e.getBoundingClientRect().right > edge + 1 && !held(e.parentElement));
+    const blocks = all.filter(e => e.clientWidth && e.scrollWidth > e.clientWidth + 1);
+    return {over: over.map(name), blocks: blocks.filter(e => ['auto', 'scroll'].includes(style(e))).map(name),
+            wide: document.documentElement.scrollWidth - edge}}'''
 
 
 def look(browser, address, mode='light', width=1280, narrow=390):
@@ -53,7 +56,7 @@ def look(browser, address, mode='light', width=1280, narrow=390):
                 broken: [...document.images].filter(i => !i.naturalWidth).map(i => i.src.slice(0, 80))}}''')
     state.update(page.evaluate(WIDE))
     page.set_viewport_size(dict(width=narrow, height=844))
-    state['narrow'] = page.evaluate(WIDE)['wide']
+    state['narrow'] = page.evaluate(WIDE)
     context.close()
     return errors, state
 
@@ -66,7 +69,8 @@ def test_page_opens(site, browser, name):
         for mode in 'light', 'dark':
             errors, state = look(browser, f'{address}/{name}.html', mode)
             assert not errors and not state['broken'], (errors, state['broken'])
-            assert state['title'] and state['wide'] <= 0 and state['narrow'] <= 0, state
+            for window in state, state['narrow']: assert window['wide'] <= 0 and not window['over'], window
+            assert state['title']
             assert not state['blocks'], state['blocks']
             light = state['paper'] > state['ink']
             assert light == (mode == 'light') and abs(state['paper'] - state['ink']) > 100, f'{mode}: {state}'
@@ -103,11 +107,11 @@ def test_faults_of_a_page_are_found(site, browser):
     with served(site) as address, opened(browser, f'{address}/part_4.html', 'dark') as page:
         assert not findings(page) and not page.evaluate(WIDE)['blocks']
         page.evaluate("""() => { const put = html => document.querySelector('main').insertAdjacentHTML('beforeend', html);
-            put('<details><summary>Answer</summary><code style="color: #eee; background: #fff">x</code></details>');
+            put('<details><summary>Answer</summary><code style="color: #eee; background: #fff">an answer</code></details>');
             put(`<div style="overflow-x: auto"><div style="width: 2000px">wide</div></div>`) }""")
         assert any(f.startswith('color-contrast: <code') for f in findings(page)) and len(page.evaluate(WIDE)['blocks']) == 1
-        page.evaluate("""document.querySelector('main').insertAdjacentHTML('beforeend', '<div style="width: 2000px">wide</div>')""")
-        assert page.evaluate(WIDE)['wide'] > 0
+        page.evaluate("""document.querySelector('main').insertAdjacentHTML('beforeend', '<div style="width: 2000px">too wide</div>')""")
+        assert page.evaluate(WIDE)['over'] == ['DIV: too wide']
 
 
 def test_what_quarto_writes_fits_a_telephone(site, browser):
@@ -117,9 +121,9 @@ def test_what_quarto_writes_fits_a_telephone(site, browser):
             const sum = Array(80).fill('<mi>x</mi><mo>+</mo>').join('');
             put(`<p><math display="block" xmlns="http://www.w3.org/1998/Math/MathML">${sum}<mn>1</mn></math></p>`);
             put(`<h3>${'a_long_name'.repeat(9)}</h3><pre><code>${'x'.repeat(300)}</code></pre>`);
-            put('<details open><summary>Answer</summary><code>x</code></details>') }""")
+            put('<details open><summary>Answer</summary><code>an answer</code></details>') }""")
         state = page.evaluate(WIDE)
-        assert state['wide'] <= 0 and len(state['blocks']) == 1 and state['blocks'][0].startswith('P: '), state
+        assert not state['over'] and len(state['blocks']) == 1 and state['blocks'][0].startswith('P: '), state
         assert not [f for f in findings(page) if f.startswith('color-contrast')]
 
 
