@@ -131,7 +131,7 @@ def scratch_recipe(
 )->Recipe: # with its own epochs
     "The network untrained, for photographs: residual blocks, one cycle, mirrored and moved images, label smoothing"
     name = base['network'] if not base['weights'] else 'resnet'
-    args, lr = (dict(width=32, blocks=(1, 1, 1)), 6e-3) if name == 'resnet' else ({}, 2e-3)
+    args, lr = (dict(width=16, blocks=(1, 1, 1)), 6e-3) if name == 'resnet' else ({}, 2e-3)
     return Recipe.from_dict(dict(
         network=name, network_args=args, size=64 if base['weights'] else None, optimizer='adamw',
         lr=o['lr'] or lr, schedule='one_cycle', epochs=20, batch_size=o['batch_size'] or 64, loss_args=dict(label_smoothing=0.1), channels_last=True,
