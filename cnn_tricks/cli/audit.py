@@ -47,7 +47,8 @@ def plan_lines(
            f'{p["pairs"]} more of each side at the end, of {p["last"]:.1f} s, on test images')
     yield f'tries: {", ".join(arm.name for arm in a.arms[1:])}'
     for why, names in a.reasons().items(): yield f'not {", ".join(names)}: {why}'
-    for r in head_rows(a.heads, a.delta): yield f'head only: {r["what"]} {r["difference"]} ({r["interval"]}): {r["verdict"]}'
+    for r in head_rows(a.heads, a.delta):
+        yield f'head only: {r["what"]} {r["difference"]} ({r["interval"]}): {r["verdict"]}'
     yield from a.notes()
 
 

@@ -68,9 +68,9 @@ def audit_html(
     return render(
         'audit.html.j2', audit=a, data=data, stopped=stopped, title=f'Audit: {_headline(a)}', headline=_headline(a),
         answer=_answer(a), base=_base_name(a), promise=kept_promise(), heads=head_rows(a.heads, a.delta),
-        chart=forest_chart(a.comparisons, a.delta) if a.rounds else '', site=_site, notes=a.notes(), check=a.check,
-        measured=a.base.measured, adopted=a.recipe != Recipe.from_dict(a.asked['base']), tuned=sorted(a.tuned), **_check_values(a.check),
-        epochs=a.base.steps*min(a.base.recipe['batch_size'], images)/images,
+        chart=forest_chart(a.comparisons, a.delta) if a.analysed else '', site=_site, notes=a.notes(), check=a.check,
+        measured=a.base.measured, adopted=a.recipe != Recipe.from_dict(a.asked['base']), tuned=sorted(a.tuned),
+        **_check_values(a.check), epochs=a.base.steps*min(a.base.recipe['batch_size'], images)/images,
         recipe_rows=recipe_rows([Recipe.from_dict(a.asked['base']), a.recipe]), machine=_machine(a),
         command=shlex.join([*command, '--recipe', f'{where}/recipe.json']))
 

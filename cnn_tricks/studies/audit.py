@@ -110,7 +110,7 @@ def _begin_check(job, log): # two arms: the recipe as it was asked, and with wha
     if log:
         a.reads = earlier_reads(log, job.data)
         try: log_read(log, job.data, 'audit')
-        except OSError as e: job.say(f'{log} cannot be written ({e.strerror}): this read of the test images is not logged')
+        except OSError as e: job.say(f'{log} cannot be written ({e.strerror}): this read is not logged')
     a.final = [new_arm(name, r.replace(steps=n), images, 'test', job.device, metric=job.metric)
                for name, r, n in zip(('base', 'with what helps'), (base, together), steps)]
 

@@ -72,11 +72,13 @@ def try_heads(
     pool, k, one = data.train.join(data.valid), data.n_classes, recipe.replace(steps=1)
     x, y, splits, start = _features(one, data, device), pool.y.cpu(), Splits(_numbered(pool, data)), time.monotonic()
     seen = {'as they are': x}
-    for what, change in ((f'{small[0]} x {small[1]} pixels', lambda: data.resize(small)), ('cropped', lambda: _cropped(data))):
+    changes = {f'{small[0]} x {small[1]} pixels': lambda: data.resize(small), 'cropped': lambda: _cropped(data)}
+    for what, change in changes.items():
         tell(f'features of the images, {what}')
         seen[what] = _features(one, change(), device)
-    arms = {'base': ('as they are', _decay, False), **{w: (w, _decay, False) for w in seen if w != 'as they are'},
-            **{f'decay {d:g}': ('as they are', d, False) for d in _decays}, 'class_weights': ('as they are', _decay, True)}
+    arms = {'base': ('as they are', _decay, False), **{w: (w, _decay, False) for w in changes}}
+    arms |= {f'decay {d:g}': ('as they are', d, False) for d in _decays}
+    arms['class_weights'] = 'as they are', _decay, True
     if len(set(y.bincount(minlength=k).tolist())) == 1: del arms['class_weights'] # classes are even
     scores, n = {a: [] for a in arms}, 0
     while n < MOST and (n < 4 or (time.monotonic() - start)*(n + 1)/n < seconds):
@@ -116,5 +118,7 @@ def head_rows(
     delta:float # the smallest difference that matters
 )->list: # of dicts of text
     "What a table of the heads shows"
-    return [dict(what=r['what'], difference=points(r['difference']), interval=f'{points(r["low"])} to {points(r["high"])}',
-                 verdict=Verdict.of(r['low'], r['high'], delta)) for r in heads.get('rows', ())]
+    def row(r): return dict(what=r['what'], difference=points(r['difference']),
+                            interval=f'{points(r["low"])} to {points(r["high"])}',
+                            verdict=Verdict.of(r['low'], r['high'], delta))
+    return [row(r) for r in heads.get('rows', ())]

@@ -53,7 +53,8 @@ def make_plan(
 )->Plan: # how the minutes are spent
     """The plan of an audit; where time is short it cuts the length of the runs, then tricks, then seeds
 
-    A recipe that fine-tunes confirms at its own length: early epochs mostly train the head. Raises `TooShort` where the minutes do not suffice for one trick with `FIRST` seeds; it says how many do."""
+    A recipe that fine-tunes confirms at its own length: early epochs mostly train the head. Raises `TooShort` where the
+    minutes do not suffice for one trick with `FIRST` seeds; it says how many do."""
     time, least, few, want = 60*minutes - spent, min(least, full), min(8, most), 0 if confirm else 5
     last = min(full, time/3/(2*FIRST) - extra) if confirm else 0. # of training, each run of such a check
     if last > 0: time -= 2*FIRST*(last + extra)

@@ -1,4 +1,4 @@
-"""What an audit does before its rounds: trials, the plan, twins between the parts, learning rates, an arm for each trick"""
+"""What an audit does before its rounds: trials, the plan, twins between parts, learning rates, an arm for each trick"""
 import gc, time
 from dataclasses import asdict, replace
 
@@ -58,14 +58,14 @@ def _find_twins(job): # images that stand in two parts: how many of the second
     job.say('looking for images that stand in two parts')
     data, n = job.data, sum(map(len, job.data.parts.values()))
     small = data.resize(tuple(min(s, 32) for s in data.size))
-    near = n <= 5_000*job.audit.asked['minutes'] and min(small.size) >= 8
+    near = n <= 5_000*job.audit.asked['minutes'] and min(small.size) >= 24 # smaller ones look alike too often
     found = find_duplicates(small, threshold=0.99 if near else 1., candidates=3)
     pairs = {(p.part, p.other) for p in found.pairs}
     job.audit.twins = {f'{part} in {other}': len({p.index for p in found.pairs if (p.part, p.other) == (part, other)})
                        for part, other in sorted(pairs)}
 
 
-def _tune(job, arms): # (name, recipe, does it move the rate?) -> the same with the best rate; those that diverge are out
+def _tune(job, arms): # (name, recipe, does it move the rate?) -> (name, recipe at its best rate), without what diverges
     a, kept, rate = job.audit, [], None
     for name, recipe, moves in arms:
         if moves and name not in a.tuned:

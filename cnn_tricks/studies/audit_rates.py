@@ -1,4 +1,4 @@
-"""Learning rates of an audit: tuned for the recipe and for tricks that move the best rate, on images that judge nothing"""
+"""Learning rates of an audit: tuned for the recipe and for tricks that move the best one, on images that judge nothing"""
 from ..core.recipe import Recipe
 from ..measure.repeated_runs import run_once
 

@@ -61,7 +61,7 @@ def _range(c): return f'{points(c.difference)} points, interval {from_to(c)}'
 @dataclass
 class Audit(TextAndPlot, Plain):
     "Which tricks help a recipe on these images and this machine; `cnn_tricks.studies.audit.audit` makes one"
-    asked:dict # base (a recipe's plain values), tricks (names, or None), minutes, rounds, delta, seed, data, metric, equal
+    asked:dict # base (plain values), tricks (names, or None), minutes, rounds, delta, seed, data, metric, equal
     arms:list = field(default_factory=list) # `Arm`s: the base, then the tricks
     plan:dict = field(default_factory=dict) # how the minutes are to be spent: fields of `Plan`, and what `prepare` adds
     refused:dict = field(default_factory=dict) # name of a trick that was not tried, or dropped -> the reason
@@ -204,7 +204,7 @@ class Audit(TextAndPlot, Plain):
         return text + ' The recipe stays as it was.'*(self.recipe == base)
 
     def notes(self)->list: # of str
-        "What a reader must know beside the verdicts: twins, earlier reads of the test images, rates, runs that diverged"
+        "What to know beside the verdicts: twins, earlier reads of the test images, rates, runs that diverged"
         out = [f'Images that stand in two parts: {n} of {part.replace(" in ", " have a twin in ")}. '
                'find_duplicates shows them.' for part, n in self.twins.items()]
         if self.reads and self.final:

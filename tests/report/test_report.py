@@ -160,7 +160,8 @@ def test_page_of_many_classes(entries):
 def test_page_of_an_audit(audit, tmp_path):
     page = Seen(audit_html(audit, embedded(), where='a b', folder='my photos'))
     assert page.open == [] and page.count('h1') == 1 and page.count('img') == 1
-    assert f'{len(audit.helping)} of {len(audit.comparisons)} tricks' in page.text
+    n, k = len(audit.helping), len(audit.comparisons)
+    assert (f'{n} of {k} tricks' if n else 'No trick was found to help') in page.text and 'audits of known truth' in page.text
     assert "cnn_tricks train 'my photos' --recipe 'a b/recipe.json'" in page.text
     for r in audit.rows(): assert r['trick'] in page.text and r['interval'] in page.text and r['verdict'] in page.text
     for why, names in audit.reasons().items(): assert f'{why} {", ".join(names)}' in page.text
@@ -174,7 +175,7 @@ def test_page_of_an_audit(audit, tmp_path):
 def test_page_of_a_stopped_audit(audit):
     page = Seen(audit_html(replace(audit, finished=False), embedded(), stopped=f'stopped in round 4 {EVIL}'))
     assert f'stopped in round 4 {EVIL}' in page.text and 'Not finished' in page.text and 'To train it' not in page.text
-    none = Seen(audit_html(replace(audit, finished=False, rounds=0, final=[]), embedded()))
+    none = Seen(audit_html(replace(audit, finished=False, rounds=2, analysed=[], final=[]), embedded()))
     assert 'In figures' not in none.text and 'nothing can be said yet' in none.text and none.count('img') == 0
 
 
