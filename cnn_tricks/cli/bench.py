@@ -73,8 +73,7 @@ def _show(a, said):
     if not found: raise UsageError(f'nothing is recorded of {a.bench}')
     for r in found.values(): _show_one(r, said)
     table = matrix_table(found, link='')
-    columns = dict(zip(table.rows[0], ['trick', *list(table.rows[0])[1:]])) if table.rows else {}
-    if table.rows: _table(table.rows, columns, said)
+    _table(table.rows, {k: k for k in table.rows[0]}, said)
     said.print('points of accuracy, with minus without: ▲ helps, △ by less than δ, ▼ hurts (corrected p below 0.05), '
                '= no difference beyond δ, ? undecided')
     for r in found.values():

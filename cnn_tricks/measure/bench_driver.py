@@ -169,7 +169,8 @@ class Driver:
         self.record.save(self.path)
         left, tune = self.plan(), self.to_tune()
         epochs = sum(t.epochs for t in left) + tune*self.bench.middle
-        if self.tell: self.tell(Progress(self.record, text, self.done, self.done + len(left) + tune, epochs*self._pace()/self.jobs))
+        total, seconds = self.done + len(left) + tune, epochs*self._pace()/self.jobs
+        if self.tell: self.tell(Progress(self.record, text, self.done, total, seconds))
 
     def to_tune(self)->int: # runs
         "How many runs of tuning are left, if no grid is widened: five values for the base, three for an arm"

@@ -137,6 +137,7 @@ def matrix_table(
 )->Table: # `rows` have `trick` and a key for each column
     "Tricks x benches and lengths: effect in points and a sign for its word"
     cells = [c for r in records.values() for c in cells_of(r)]
+    if not cells: return Table([dict(trick='Not recorded yet.')], dict(trick=''))
     columns, rows = _columns(records, cells), []
     for arm in _by_effect(cells):
         row = dict(trick=_named(records, arm) if link else arm) | {f'{b} {e:g}': '' for b, e in columns}

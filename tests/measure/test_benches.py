@@ -322,6 +322,7 @@ def test_seconds_saved_to_the_target():
 
 
 def test_the_matrix_is_shown(whole):
+    assert 'Not recorded yet.' in matrix_table({}).markdown and matrix_figure({}).text == 'Not recorded yet.'
     rec = invented({1: 0.02, 4: -0.02})
     table = matrix_table({'made': rec})
     assert table.rows == [{'trick': '`arm`', 'made 1': '[+2.00 ▲](#made)', 'made 4': '[−2.00 ▼](#made)'}]
