@@ -41,10 +41,6 @@ class Change:
         return r
 
 
-# tricks that move the best rate, by name; those of cost alone change no accuracy but by rounding
-_moving = {'optimizer', 'batch_size', 'batch_norm', 'group_norm', 'activation', 'kaiming_init', 'lsuv', 'one_cycle',
-           'warmup'}
-_cost_alone = {'accumulate', 'channels_last', 'fused_optimizer', 'more_devices', 'precision'}
 _tune = {'name': 'fine_tune', 'weights': 'timm/tf_efficientnet_lite0', 'lr_mult': 10.} # as in the base
 _named = {
     'muon': Change(({'name': 'optimizer', 'to': 'muon'},), tuned=True, about='optimizer'),
@@ -67,7 +63,7 @@ def change_of(
     if name in _named: return _named[name]
     if name not in tricks: raise ValueError(f'no arm and no trick {name!r}; arms: {", ".join(_named)}; '
                                             f'tricks: {", ".join(tricks.names())}')
-    tuned = name in _moving
+    tuned = tricks[name].moves_lr
     if any(t.name == name for t in base.tricks): return Change(drop=name, without=True, tuned=tuned, about=name)
     return Change(({'name': name},), tuned=tuned, about=name)
 
@@ -97,7 +93,8 @@ class Bench:
         "What is compared with the base at a length"
         named = self.lengths[epochs]
         if '*' not in named: return list(named)
-        every = [n for n in tricks.names() if n not in _cost_alone | {'optimizer', 'weight_decay'} | {*self.left_out}]
+        apart = {'optimizer', 'weight_decay', *self.left_out}
+        every = [n for n in tricks.names() if n not in apart and not tricks[n].cost_alone]
         return sorted({*every, *(n for n, c in _named.items() if not c.drop)})
 
     def changes(self,

@@ -213,6 +213,6 @@ def _backward(self:MicroBatches, loss):
     sources=('the algebra and the counter-examples of lesson 10', 'record accumulate')))
 class Accumulate(Trick):
     "The recipe's batch, computed in parts"
-    moves_lr = True
+    moves_lr = cost_alone = True
     parts: int = bounded(4, ge=1) # pieces of each batch
     def callbacks(self): return [MicroBatches(self.parts)]

@@ -51,7 +51,7 @@ def per_device(
              'lesson 40 measures it (record distributed)')))
 class MoreDevices(Trick):
     "One larger batch, as `devices` processes would share it"
-    moves_lr = True
+    moves_lr = cost_alone = True
     devices: int = bounded(4, ge=2) # how many
     lr_rule: str = choice('sqrt', 'sqrt', 'linear', 'none') # lr times devices, times their square root, or as it is
     warmup: float = bounded(0.1, ge=0, le=1) # fraction of the steps in which the learning rate rises

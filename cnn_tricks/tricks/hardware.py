@@ -115,6 +115,7 @@ def utilisation(
              'records hardware_channels_last and bench_autotune')))
 class ChannelsLast(Trick):
     "Network and batches in the channels_last memory layout"
+    cost_alone = True
     def recipe(self, r): return r.replace(channels_last=True)
 
 # %% ../../nbs/12_hardware.ipynb #14a9b1e0
@@ -141,6 +142,7 @@ def lay_out(
              'records hardware_fused and bench_autotune')))
 class FusedOptimizer(Trick):
     "The optimiser's fused version"
+    cost_alone = True
     def callbacks(self): return [FuseOptimizer()]
 
 # %% ../../nbs/12_hardware.ipynb #b897b755

@@ -174,6 +174,7 @@ def _slowness(name, size, n_classes, channels, device): # -> how many times as l
              'lesson 11 measures it (records precision and precision_fast)')))
 class Precision(Trick):
     "Mixed precision in the format that is fastest and safe here, or in a given one unless it is hopeless"
+    cost_alone = True
     dtype: str = choice('auto', 'auto', 'bfloat16', 'float16') # auto measures the network that is trained
     slowest: float = bounded(5., gt=0) # a given format is refused where a step takes more than this times float32's
 

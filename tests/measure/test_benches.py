@@ -219,10 +219,10 @@ def test_what_arms_change():
 
 def test_clothes_has_every_trick_that_acts_on_accuracy():
     from cnn_tricks.core.recipe import tricks
-    from cnn_tricks.measure import benches as module
     arms = set(benches['clothes'].arms(1))
-    missing = set(tricks.names()) - arms
-    assert missing == module._cost_alone | {'optimizer', 'weight_decay', 'fine_tune', 'one_cycle'} and {'muon', 'sgd', 'decay'} <= arms
+    cheap = {n for n in tricks.names() if tricks[n].cost_alone}
+    assert set(tricks.names()) - arms == cheap | {'optimizer', 'weight_decay', 'fine_tune', 'one_cycle'}
+    assert {'muon', 'sgd', 'decay'} <= arms and 'precision' in cheap and 'ema' not in cheap
 
 
 def test_short_runs_get_fresh_statistics(monkeypatch):
