@@ -42,7 +42,7 @@ class Card:
 class Trick(NamedValues):
     "A change of recipe: parameters, a `card`, and hooks that do nothing unless overridden"
     card, alone = None, '' # `alone`: what one trick of a recipe at most may do: 'average the weights'
-    moves_lr = cost_alone = False # another learning rate may be best with it; it changes seconds alone, but for rounding
+    moves_lr = cost_alone = False # True: it moves the best learning rate; it changes seconds alone, but for rounding
     def __post_init__(self): check_fields(self)
     def recipe(self, r): # the `Recipe` to change -> the changed `Recipe`
         "Change the recipe's core values; `ValueError` where they cannot be changed"
