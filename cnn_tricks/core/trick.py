@@ -59,9 +59,7 @@ class Trick(NamedValues):
     def callbacks(self): # -> list of fastai callbacks
         "Callbacks to train with; one with state has `state_dict` and `load_state_dict`"
         return []
-    def fit(self,
-        learn, # fastai `Learner`
-        recipe): # `Recipe` with its tricks' values and its `steps`
+    def fit(self, learn, recipe): # fastai `Learner`, `Recipe` with its tricks' values and its `steps`
         "Replace the plain fit; at most one trick of a recipe may"
         raise NotImplementedError
     def applies(self,
