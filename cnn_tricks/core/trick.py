@@ -42,7 +42,7 @@ class Card:
 class Trick(NamedValues):
     "A change of recipe: parameters, a `card`, and hooks that do nothing unless overridden"
     card, alone = None, '' # `alone`: what one trick of a recipe at most may do: 'average the weights'
-    moves_lr = cost_alone = False # True: it moves the best learning rate; it changes seconds alone, but for rounding
+    moves_lr = cost_alone = False # another learning rate may be best with it; seconds change, accuracy but by rounding
     def __post_init__(self): check_fields(self)
     def recipe(self, r): # the `Recipe` to change -> the changed `Recipe`
         "Change the recipe's core values; `ValueError` where they cannot be changed"
@@ -59,9 +59,10 @@ class Trick(NamedValues):
     def callbacks(self): # -> list of fastai callbacks
         "Callbacks to train with; one with state has `state_dict` and `load_state_dict`"
         return []
-    def fit(self, learn, recipe): # fastai `Learner`, `Recipe` with its tricks' values and its `steps`
+    def fit(self,
+        learn, # fastai `Learner`
+        recipe): # `Recipe` with its tricks' values and its `steps`
         "Replace the plain fit; at most one trick of a recipe may"
-        raise NotImplementedError
     def applies(self,
         recipe, # `Recipe` with its tricks' values
         data, # `ImageData`
