@@ -156,7 +156,8 @@ def _base(o, data):
 def _audited(o, data, base, claim, device, bar):
     "Run it; what can be wrong with the options is a `UsageError`"
     path = claim.out/'ledger.json'
-    options = dict(delta=o['delta']/100, seed=o['seed'], metric=o.get('metric', 'accuracy'), path=path, tell=bar.tell, device=device)
+    options = dict(delta=o['delta']/100, seed=o['seed'], metric=o.get('metric', 'accuracy'), path=path, tell=bar.tell,
+                   device=device)
     if o['folder'] is not None: options['log'] = log_beside(o['folder'])
     try:
         with writing_to(claim.out): return audit(data, base, o['tricks'], o['minutes'], **options)
