@@ -137,9 +137,9 @@ def _known(names):
     return names
 
 
-def _choose(o, own_recipe, device, said):
+def _choose(o, folder, own_recipe, device, said):
     "The network that `train` would choose for these images, said in a line"
-    asked = o | dict(network=None, weights=None, from_scratch=None)
+    asked = o | dict(folder=folder or o['folder'], network=None, weights=None, from_scratch=None)
     o['base'], why = choose_base(asked, own_recipe, device or str(default_device()))
     if why: said.print(why.removesuffix(' (--from-scratch: without)'), soft_wrap=True)
 
@@ -194,7 +194,7 @@ def audit_command(
     _known(o['tricks'])
     use_threads(a.threads, out, there, 'audit')
     device = tried_device(a.device)
-    if not there: _choose(o, a.recipe is not None, device, said)
+    if not there: _choose(o, a.folder, a.recipe is not None, device, said)
     data = images_for_run(o, a.folder)
     tell_images(data, said)
     if o['folder'] is None: said.print('no FOLDER was named: these are the clothes that come with cnn_tricks')

@@ -207,7 +207,8 @@ def train_command(
     use_threads(a.threads, out, there)
     device = tried_device(a.device)
     if not there:
-        o['base'], why = choose_base(o, a.recipe is not None, device or str(default_device()))
+        asked = o | {'folder': a.folder or o['folder']}  # in the user's words, for complaints
+        o['base'], why = choose_base(asked, a.recipe is not None, device or str(default_device()))
         if why: said.print(why, soft_wrap=True)
     data = images_for_run(o, a.folder)
     tell_images(data, said)
