@@ -21,6 +21,7 @@ class Order(IntEnum):
     RESIZE = 11 # after what counts steps, resumes, and makes plain tensors of a batch
     HEAT = 45 # before an average of weights, which was validated, gives way to the weights in training
     AVERAGE = 50 # after what changes weights once a step, before what looks at validations; fastai's `Recorder`
+    STATISTICS = 51 # after an average has taken the place of the weights
     PLAIN_RATES = 61 # after fastai's `ParamScheduler`, 60, which leaves numpy's numbers
     STOP = 63 # as fastai's `EarlyStoppingCallback`: after `Recorder`, whose metrics it reads
     WARMUP = 65 # multiplies what fastai's `ParamScheduler`, 60, has set

@@ -24,7 +24,7 @@ FEW_STEPS = 200 # below, batch norm's running averages lag behind the weights
 
 class FreshStatistics(FitCallback):
     "After the last step of a short run, batch norm's statistics are taken anew from training batches, as `ema` does"
-    order = Order.AVERAGE + 1 # after an average has taken the place of the weights
+    order = Order.STATISTICS
     layers, done = None, 0
 
     def begin(self): self.layers, self.done = None, 0

@@ -88,7 +88,7 @@ def _maps_and_scores(model, part, name, x): # -> maps (N, K, h, w), a leaf of th
         kept[:] = [y.detach().clone().requires_grad_()]
         return kept[0].clone() # what comes next may work in place
     with part.register_forward_hook(cut): scores = model.forward(x) # one view: a call may average over several
-    if not kept: raise ValueError(f'layer={name!r}: did not run')
+    if not kept: raise ValueError(f'layer={name!r}: ' + ('gives no maps' if part is model else 'did not run'))
     if not isinstance(scores, torch.Tensor) or scores.ndim != 2:
         raise ValueError('the network must give one tensor of scores (N, classes)')
     return kept[0], scores

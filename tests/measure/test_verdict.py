@@ -22,7 +22,8 @@ def test_a_verdict_is_its_text(low, high, verdict):
 
 def test_every_callback_of_the_package_takes_its_place_by_name():
     import cnn_tricks.distributed.train_together, cnn_tricks.cli.train, cnn_tricks.tools.gradcam, cnn_tricks.tools.step_probe  # noqa
+    import cnn_tricks.measure.bench_run  # noqa
     import_modules()
     def below(cls): return {cls}.union(*map(below, cls.__subclasses__()))
     ours = [c for c in below(Callback) if c.__module__.startswith('cnn_tricks.') and 'order' in vars(c)]
-    assert len(ours) == 18 and all(isinstance(c.order, Order) for c in ours), ours
+    assert len(ours) == 19 and all(isinstance(c.order, Order) for c in ours), ours
