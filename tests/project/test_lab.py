@@ -26,10 +26,9 @@ def shortest_lessons() -> list:
 shortest, *others = shortest_lessons()
 
 
-@pytest.fixture(scope='module')
-def lab(installed, tmp_path_factory):
-    "The address of a JupyterLab of the installed wheel, its settings and its lessons in a folder of their own."
-    tmp_path = tmp_path_factory.mktemp('lab')
+@pytest.fixture
+def lab(installed, tmp_path):
+    "The address of a JupyterLab of the installed wheel, its settings and its lessons in `tmp_path`."
     run(installed/'cnn_tricks', 'lessons', tmp_path/'course', '--no-open', cwd=tmp_path)
     settings = tmp_path/'settings'/'@jupyterlab'/'apputils-extension'
     settings.mkdir(parents=True)
