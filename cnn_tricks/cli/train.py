@@ -12,10 +12,11 @@ from ..base.machine import Machine, default_device
 from ..core.result import Result, load_trained
 from ..core.run_control import Interrupted, TrainingDiverged
 from ..core.train import train, writable_folder
+from ..measure.test_reads import log_beside, log_read
 from ..report.training import Entry, side_by_side, write_report
 from .base_network import choose_base, tuning_recipe
 from .console import console
-from .errors import UsageError
+from .errors import UsageError, complain
 from .preflight import images_for_run, tell_images, try_recipes
 from .pretrained_run import Clock, train_pretrained
 from .progress import RunBar
@@ -124,9 +125,13 @@ def _metrics(e, entries):
     return json.dumps(e.result.metrics() | more, indent=1).encode()
 
 
-def _finish(out, entries):
+def _finish(out, entries, folder):
     "Read the test part, once, and write the results; `metrics.json` comes last and says that all is there"
     for e in entries: e.read_test()
+    if folder is not None:  # so that an audit of these images knows
+        log = log_beside(folder)
+        try: log_read(log, entries[-1].result.data, 'train')
+        except OSError as error: complain(f'warning: {log} cannot be written ({error.strerror}): this read is not logged')
     with writing_to(out):
         entries[-1].result.trained.save(out)
         write_report(out/'report.html', entries, where=str(out))
@@ -216,7 +221,7 @@ def train_command(
     try_recipes(trial, data, o['seed'], device)
     with claim_for(a, said, out, o, there) as claim:
         entries = _trained(a, o, claim, arms, data, device, fit, said, clock)
-        if first: _finish(claim.out, entries)
+        if first: _finish(claim.out, entries, o['folder'])
     if first: _show(claim.out, entries, said)
     return 0
 

@@ -127,6 +127,7 @@ def verdicts_table(
     tricks, # the registry of tricks
     effect, # trick's name -> what was measured, or None
     folder:str|Path=None, # where the notebooks are; default: `lessons_path()`
+    marked=frozenset(), # names that get a †
 )->Table: # its `rows` have `verdict` and `tricks`
     "Which tricks help, in a few lines: the tricks with each verdict, the largest difference first."
     found = {r['name']: (effect(r['name']), r['stem']) for r in tricks_table(tricks, folder=folder).rows if r['name']}
@@ -134,6 +135,6 @@ def verdicts_table(
     for name, (e, stem) in sorted(found.items(), key=lambda f: -f[1][0].comparison.difference if f[1][0] else 0):
         if e is None: continue
         word = next(w for w in words if e.verdict.startswith(w))
-        words[word].append(f'[{name}]({stem}.ipynb) {e.points.partition(" ")[0]}')
+        words[word].append(f'[{name}]({stem}.ipynb) {e.points.partition(" ")[0]}' + '†'*(name in marked))
     return Table([dict(verdict=f'**{w}**', tricks=', '.join(t)) for w, t in words.items() if t],
                  dict(verdict='verdict', tricks='tricks, with the gain in percentage points of accuracy'))

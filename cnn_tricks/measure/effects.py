@@ -8,8 +8,9 @@ from ..base.paths import records_path
 from ..core.trick import tricks
 from .compare import Comparison
 from .records import recorded
+from .statistics import holm
 
-__all__ = ['Effect', 'measured_effects', 'main_effect', 'measured_row']
+__all__ = ['Effect', 'measured_effects', 'main_effect', 'lost_to_correction', 'measured_row']
 
 _site = 'https://github.com/cnn-tricks/cnn_tricks/blob/main/results/records'
 _plain = {'', 'steps', 'seconds', 'epochs', 'accuracy', 'equal steps', 'equal seconds'} # places that say nothing more
@@ -119,6 +120,17 @@ def main_effect(
     the base that is best without it"""
     def rank(e): return e.comparison.equal == 'seconds', e.suggested, e.comparison.base.mean
     return max(measured_effects(name, folder), key=rank, default=None)
+
+
+def lost_to_correction(
+    names, # of registered tricks, which stand in one table
+    folder:Path=None # where the records lie; None: `records_path()`
+)->set: # names
+    """Which verdicts of a difference would not stand if p were corrected for all that stand in the table (Holm 1979):
+    of many intervals that are 95% ones each by itself, some miss"""
+    found = {n: e for n in names if (e := main_effect(n, folder))}
+    p = dict(zip(found, holm([e.comparison.p for e in found.values()])))
+    return {n for n, e in found.items() if e.comparison.verdict.sure and p[n] >= 0.05}
 
 
 def measured_row(

@@ -57,6 +57,7 @@ class Pretrained:
     read:Callable # function of nothing: its `weights`
     about:str = '' # what it was trained on, in a line
     preprocessing:Preprocessing|None = None # what it expects of an image; None: its own mean and deviation
+    source:str = '' # the name of the data set that it has seen, as `ImageData.name` begins with it; '': another
 
     @cached_property
     def weights(self): # -> parameter or buffer name -> tensor, as in `state_dict`, without the last layer
@@ -103,7 +104,8 @@ def _shipped(name): # -> Pretrained
         return {k: v.float() if v.is_floating_point() else v for k, v in load(packed).items()}
 
     text = f"{about['task']}; {about['images']:,} images, {about['steps']:,} steps of {about['batch_size']}"
-    return Pretrained(about['network'], about['network_args'], about['channels'], read, text)
+    return Pretrained(about['network'], about['network_args'], about['channels'], read, text,
+                      source=about['source'].partition(',')[0])
 
 
 @pretrained.register('fashion')

@@ -167,7 +167,8 @@ def timm_pretrained(
         weights_file:str=own # to be used before all else
     )->TimmPretrained:
         "The body; its weights are looked for when they are needed"
-        return TimmPretrained(f'timm/{name}', {}, cfg.input_size[0], dict, f'timm, {full}', rule, name, weights_file)
+        return TimmPretrained(f'timm/{name}', {}, cfg.input_size[0], dict, f'timm, {full}', rule, name=name,
+                              weights_file=weights_file)
 
     return make
 

@@ -15,8 +15,8 @@ from ..data.loaders import ImageLoader
 from ..measure.comparison_display import points
 from ..measure.statistics import corrected_t
 from ..measure.verdict import Verdict
-from ..tools.frozen_head import features_of
-from ..tricks.transfer import linear_probe
+from ..tricks.imbalance import class_weights
+from ..tricks.transfer import features_of, linear_probe
 from .audit_boundary import level
 from .audit_splits import Splits
 
@@ -38,14 +38,6 @@ def _cropped(data): # the middle of each image, at the size that it had
     top, left = (data.size[0] - h)//2, (data.size[1] - w)//2
     def cut(part): return Part(part.x[:, :, top:top + h, left:left + w].contiguous(), part.y)
     return replace(data, **{k: cut(p) for k, p in data.parts.items()}).resize(data.size)
-
-
-def _balanced(y, n_classes, seed): # indices that hold each class as often as the commonest
-    gen = torch.Generator().manual_seed(seed)
-    most = int(y.bincount(minlength=n_classes).max())
-    each = [(y == c).nonzero()[:, 0] for c in range(n_classes)]
-    more = [i[torch.randint(len(i), (most - len(i),), generator=gen)] for i in each if len(i)]
-    return torch.cat([*each, *more])
 
 
 def _score(head, x, y, n_classes, metric):
@@ -85,8 +77,8 @@ def try_heads(
         tell(f'heads on frozen features, split {n + 1}')
         train, valid = (_numbers(p) for p in (splits.round(seed + n).train, splits.round(seed + n).valid))
         for name, (which, decay, even) in arms.items():
-            i = train[_balanced(y[train], k, seed + n)] if even else train
-            head = linear_probe(seen[which][i], y[i], k, decay)
+            weight = class_weights(y[train].bincount(minlength=k)) if even else None
+            head = linear_probe(seen[which][train], y[train], k, decay, weight=weight)
             scores[name].append(_score(head, seen[which][valid], y[valid], k, metric))
         n += 1
     return _told(scores, n, len(pool) - splits.valid, splits.valid)

@@ -17,6 +17,7 @@ from ..core.plan import plan
 from ..core.recipe import Recipe, Trick, tricks
 from ..core.train import learner
 from ..nets.networks import networks
+from ..nets.pretrained import pretrained
 
 __all__ = ['Plan', 'TooShort', 'make_plan', 'promise', 'usable']
 
@@ -104,8 +105,8 @@ def promise(
 
 def _unfair(t, data): # '' or why a comparison on these images would say nothing
     if t.name == 'more_devices': return 'it imitates several devices; on one machine it can only cost time'
-    known = t.name == 'fine_tune' and t.weights != 'imagenet' and 'Fashion-MNIST' in data.name
-    return 'its weights were learned from these very images' if known else ''
+    source = pretrained[t.weights]().source if t.name == 'fine_tune' else ''
+    return 'its weights were learned from these very images' if source and source in data.name else ''
 
 
 def _filled(r): # a planned recipe -> its fields, arguments with their defaults

@@ -15,9 +15,9 @@ from ..core.train import learner
 from ..data.images import ImageData
 from ..data.loaders import ImageLoader
 from ..nets.pretrained import split_head
-from ..tricks.transfer import linear_probe
+from ..tricks.transfer import features_of, linear_probe
 
-__all__ = ['DECAYS', 'KeptFeatures', 'features_of', 'best_head', 'frozen_head']
+__all__ = ['DECAYS', 'KeptFeatures', 'best_head', 'frozen_head']
 
 DECAYS = 0.003, 0.01, 0.03, 0.1, 0.3
 
@@ -25,29 +25,8 @@ DECAYS = 0.003, 0.01, 0.03, 0.1, 0.3
 class KeptFeatures(Callback):
     "Hands what was computed on to the trick `head_start`, which then starts at once"
     def __init__(self,
-        given:tuple # features and labels of the training images, in their order: of `features_of`
+        given:tuple # features and labels of the training images, in their order, as `features_of` gives them
     ): self.given = given
-
-
-@torch.no_grad()
-def features_of(
-    model, # with a linear layer at its end
-    dl, # loader of labelled batches, in the model's normalisation
-    each:Callable=lambda n: None # called with the number of images of each batch that is done
-)->tuple: # float32 (N, F), what the head would see; labels, int64 (N,)
-    "Pass every image through the body once, in eval mode; the model's mode is afterwards as it was"
-    seen, labels, (_, head), was = [], [], split_head(model), model.training
-    hook = head.register_forward_pre_hook(lambda m, inputs: seen.append(inputs[0].float().cpu()))
-    try:
-        model.eval()
-        for x, y in dl:
-            model(x)
-            labels.append(y.cpu())
-            each(len(y))
-    finally:
-        hook.remove()
-        model.train(was)
-    return torch.cat(seen), torch.cat(labels)
 
 
 def best_head(

@@ -12,6 +12,7 @@ from cnn_tricks.cli.arguments import number, parser
 from cnn_tricks.cli.errors import UsageError, complain, one_line
 from cnn_tricks.cli.main import main
 from cnn_tricks.base.paths import lessons_path
+from cnn_tricks.measure.test_reads import log_beside
 
 CLASSES = ('<b>bold & "so on"', 'Köln $x$ 猫', 'plain')  # names that a web page or a chart could trip over
 COMMANDS = 'train', 'predict', 'export', 'audit', 'bench', 'lessons', 'doctor'
@@ -255,6 +256,12 @@ def test_report(trained):
     for word in 'Side by side', 'Curves', 'What is mixed up', 'Recipe', 'Machine', 'seed', 'load_trained', 'broken.png':
         assert word in text
     assert 'Stopped' not in text
+
+
+def test_reading_the_test_images_is_logged(trained, photos):
+    "Beside the folder, where an audit of the same images finds it."
+    log = json.loads(log_beside(photos).read_text())
+    assert log and {e['by'] for e in log} <= {'train', 'audit'} and any(e['by'] == 'train' for e in log)
 
 
 def test_never_overwrites(cnn_tricks, trained, photos, tmp_path):

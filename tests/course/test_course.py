@@ -1,5 +1,5 @@
 "What makes a notebook a lesson: the outline, the list of lessons, how one opens, checkers, and tables."
-import json
+import re, json
 
 import pytest
 from form import ROOT
@@ -142,6 +142,8 @@ def test_verdicts_name_each_recorded_trick_once():
     helping = next(r['tricks'] for r in table.rows if r['verdict'] == '**helps**')
     gains = [float(t.split(' ')[1]) for t in helping.split(', ')]
     assert gains == sorted(gains, reverse=True) and gains[-1] > 0
+    marked = verdicts_table(tricks, main_effect, marked={'batch_norm'}).markdown
+    assert marked.count('†') == 1 and re.search(r'\[batch_norm\]\(\S+\) \S+†', marked)
 
 
 def test_tricks_table_says_what_was_measured():

@@ -3,9 +3,9 @@ import pytest
 
 from cnn_tricks.measure.arms import Arm, Run
 from cnn_tricks.measure.compare import Comparison, Ledger
-from cnn_tricks.measure.effects import main_effect, measured_effects, measured_row
+from cnn_tricks.measure.effects import lost_to_correction, main_effect, measured_effects, measured_row
 from cnn_tricks.measure.records import record
-from cnn_tricks.core.recipe import recipes
+from cnn_tricks.core.recipe import recipes, tricks
 from cnn_tricks.tricks.flip_shift import FlipShift
 
 PLAIN = recipes['fast'].replace(steps=10)
@@ -68,3 +68,12 @@ def test_what_is_no_effect_of_the_trick(tmp_path):
     (tmp_path/'flip_shift.json').write_text('{"result": {"kind": "nobody knows"}}')
     assert main_effect('flip_shift', tmp_path) is None
     assert main_effect('flip_shift', tmp_path/'nowhere') is None
+
+
+def test_a_table_of_many_tricks_corrects_p():
+    "By Bonferroni's bound from both sides: what is far from 0.05 stands or falls, nulls are never marked"
+    found = {n: e.comparison for n in tricks if (e := main_effect(n))}
+    lost, most = lost_to_correction(tricks), len(found)
+    assert lost and all(found[n].verdict.sure and found[n].p*most >= .05 for n in lost)
+    assert not lost & {n for n, c in found.items() if c.p*most < .05} and lost_to_correction(['batch_norm']) == set()
+    assert all(n in lost for n, c in found.items() if c.verdict.sure and c.p > .02)

@@ -22,6 +22,7 @@ from cnn_tricks.studies.audit_rates import RUNS, tuned_rate
 from cnn_tricks.studies.audit_result import Audit, lesson_of, packed
 from cnn_tricks.studies.audit_splits import Splits
 from cnn_tricks.core.recipe import Recipe, recipes, tricks
+from cnn_tricks.data.datasets import embedded
 from cnn_tricks.data.drawn_shapes import shapes
 
 TINY = Recipe(network='resnet', network_args={'width': 4, 'blocks': [0, 1], 'grid': 2}, optimizer='adamw', lr=0.01,
@@ -117,6 +118,13 @@ def test_rates_are_tuned_over_seeds_and_diverging_ones_are_out(data, monkeypatch
     assert best == pytest.approx(TINY.lr/3) and tried[0][1] == pytest.approx(.66)
     monkeypatch.setattr(rates, 'run_once', lambda r, d, seed, *a: Run(seed, 0., .5, 1, diverged='x'))
     assert tuned_rate(TINY, data, 2)[0] is None
+
+
+@pytest.mark.parametrize('weights, said', [
+    ('fashion', 'these very images'), ('rotation', 'these very images'), ('timm/tf_efficientnet_lite0', '')])
+def test_weights_that_have_seen_these_images_are_refused(weights, said):
+    refused = usable(Recipe(steps=4), embedded().subset(200), [tricks['fine_tune'](weights=weights)])[1]
+    assert said in refused['fine_tune'] if said else not refused
 
 
 def test_usable(data):

@@ -39,12 +39,6 @@ def test_heads(data):
     assert [r['what'] for r in shown] == list(rows) and {r['verdict'] for r in shown} <= set(Verdict)
 
 
-def test_even_classes():
-    y = torch.tensor([0]*10 + [1]*3 + [2])
-    i = audit_heads._balanced(y, 3, 0)
-    assert y[i].bincount().tolist() == [10, 10, 10] and set(i.tolist()) == set(range(14))
-
-
 def test_an_audit_of_a_recipe_that_fine_tunes(data, tmp_path):
     "Heads first, then rounds; what would spoil the pretrained weights is refused with that reason; the page shows both"
     said = []

@@ -9,7 +9,8 @@ from cnn_tricks.core.recipe import Recipe
 from cnn_tricks.core.train import learner, train
 from cnn_tricks.data.images import ImageData, Part
 from cnn_tricks.nets.pretrained import split_head
-from cnn_tricks.tools.frozen_head import KeptFeatures, best_head, features_of, frozen_head
+from cnn_tricks.tools.frozen_head import KeptFeatures, best_head, frozen_head
+from cnn_tricks.tricks.transfer import features_of
 
 
 def images(n=24, k=3):

@@ -18,6 +18,7 @@ from cnn_tricks.core.plan import plan
 from cnn_tricks.core.recipe import Recipe, tricks
 from cnn_tricks.core.result import load_trained
 from cnn_tricks.core.train import learner, train
+from cnn_tricks.tricks.imbalance import class_weights
 from cnn_tricks.tricks.transfer import SOURCE, TARGET, FineTune, frozen_features, linear_probe, rotation_task
 
 SHIPPED = 'fashion', 'rotation'
@@ -151,6 +152,16 @@ def test_probe_is_logistic_regression(k):
     if k == 2:  # one weight vector there, two here: the same penalty is half as strong
         theirs = LogisticRegression(C=2/(decay*len(x)), max_iter=5000, tol=1e-8).fit(z, y)
     assert np.allclose(mine, theirs.predict_proba(z), atol=2e-3)
+
+
+def test_probe_weighs_classes_as_scikit_learn_does():
+    "`class_weights` have the mean 1 over the images, as 'balanced' there"
+    g, y = torch.Generator().manual_seed(2), torch.tensor([0]*40 + [1]*15 + [2]*5)
+    x, decay = torch.randn(60, 7, generator=g) + torch.eye(3, 7)[y], 0.05
+    z = (x - x.mean(0))/x.std(0, correction=0)
+    theirs = LogisticRegression(C=1/(decay*len(x)), max_iter=5000, tol=1e-8, class_weight='balanced').fit(z, y)
+    mine, plain = (linear_probe(x, y, 3, decay, weight=w)(x).softmax(1).detach().numpy() for w in (class_weights(y.bincount()), None))
+    assert np.allclose(mine, theirs.predict_proba(z), atol=2e-3) and abs(mine - plain).max() > .1
 
 
 @pytest.mark.parametrize('y,decay', [([0, 1, 1], 0.1), ([0, 1, 2], -1), ([0, 1, 3], 0.1)])
