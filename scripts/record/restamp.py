@@ -42,6 +42,14 @@ def hashes_now(path) -> dict:
     return code_hashes(used)
 
 
+def still_called_stale(names, notebooks=ROOT/'nbs') -> list:
+    "Notebooks whose saved outputs call one of the records `names` stale, though it is fresh."
+    said = [f' {name}` again.' for name in names]
+    return [p for p in sorted(notebooks.glob('*.ipynb'))
+            if any('**Stale:**' in line and any(s in line for s in said)
+                   for line in p.read_text(encoding='utf-8').splitlines())]
+
+
 def main(args=None) -> int:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('commit', help='where the records were fresh')
@@ -70,6 +78,7 @@ def main(args=None) -> int:
         path.write_text(json.dumps(found[name], indent=1) + end, encoding='utf-8')
         written += 1
     print(f'{len(fresh)} of {len(found)} records were fresh at {a.commit}' + f'; {written} stamped anew'*(not a.check))
+    for nb in still_called_stale(fresh): print(f'{nb.name} calls a fresh record stale; run save_outputs.py on it')
     return int(a.check and len(fresh) < len(found))
 
 
