@@ -12,7 +12,7 @@ from ..base.files import only_writer
 from ..data.download import DownloadError
 from ..measure.bench_costs import measure_step_costs
 from ..measure.bench_driver import TOLERANCE, Driver, Progress, bench_plan, check_again
-from ..measure.bench_matrix import base_rows, cells_of, matrix_table, recorded_benches
+from ..measure.bench_matrix import base_rows, cells_of, idle_arms, matrix_table, recorded_benches
 from ..measure.bench_record import BenchRecord, benches_path, session_now
 from ..measure.benches import benches, in_epochs
 from .audit import clock
@@ -59,10 +59,11 @@ def _show_one(record, said):
     said.print(f'{record.name}: {record.data["name"]}, {record.data["train"]:,} training images, '
                f'{record.data["test"]:,} judge; δ {100*record.delta:g} points')
     for b in base_rows(record):
-        said.print(f'  base, {b["length"]}: {100*b["accuracy"]:.2f} % ({100*b["low"]:.2f} to {100*b["high"]:.2f}), '
-                   f'{b["seeds"]} seeds, {b["seconds"]:.0f} s of a core for each')
+        said.print(f'  base, {b["length"]}: {b["said"]}, {b["seeds"]} seed{"s"*(b["seeds"] > 1)}, '
+                   f'{b["seconds"]:.0f} s of a core for each')
     for note in record.notes: said.print(f'  {note}')
     for name, why in record.refused.items(): said.print(f'  not run: {name}: {why}')
+    for name in idle_arms(record): said.print(f'  changed nothing, its runs are those of the base: {name}')
     if record.stale: said.print(f'  stale: since then the code of {", ".join(record.stale)} has changed')
 
 

@@ -14,7 +14,7 @@ from .benches import in_epochs
 from .statistics import holm, paired_t
 from .verdict import Verdict
 
-__all__ = ['Cell', 'recorded_benches', 'cells_of', 'epochs_to', 'base_rows', 'matrix_table', 'record_text',
+__all__ = ['Cell', 'recorded_benches', 'idle_arms', 'cells_of', 'epochs_to', 'base_rows', 'matrix_table', 'record_text',
            'record_table', 'matrix_figure']
 
 _signs = {Verdict.HELPS: '▲', Verdict.HELPS_LITTLE: '△', Verdict.HURTS: '▼', Verdict.NO_DIFFERENCE: '=',
@@ -54,12 +54,24 @@ def recorded_benches(
     return {p.stem: BenchRecord.load(p) for p in sorted(Path(folder or benches_path()).glob('*.json'))}
 
 
+def idle_arms(
+    record:BenchRecord
+)->list: # names
+    """Arms whose every run is the base's: the same curve to the last digit. They found nothing to change (stochastic
+    depth in a network without residual blocks) or no occasion (early stopping), so there is no effect to judge"""
+    base = {(r['epochs'], r['seed']): r for r in record.find('base')}
+    def same(r): return bool(r['curve']) and all(r[k] == base[r['epochs'], r['seed']][k] for k in ('accuracy', 'curve'))
+    pairs = {n: [r for r in record.find(n) if (r['epochs'], r['seed']) in base] for n in record.recipes if n != 'base'}
+    return [n for n, runs in pairs.items() if runs and all(map(same, runs))]
+
+
 def cells_of(
     record:BenchRecord
 )->list: # a `Cell` for each arm and length with two pairs or more, the largest effect first
-    "Compare every arm with the base over the seeds that both have; p is corrected over all of them (Holm 1979)"
-    lengths = sorted({r['epochs'] for r in record.runs})
-    cells = [c for arm in record.recipes if arm != 'base' for e in lengths if (c := _cell(record, arm, e))]
+    """Compare every arm with the base over the seeds that both have; p is corrected over all of them (Holm 1979). Arms
+    that changed nothing are left out"""
+    lengths, out = sorted({r['epochs'] for r in record.runs}), {'base', *idle_arms(record)}
+    cells = [c for arm in record.recipes if arm not in out for e in lengths if (c := _cell(record, arm, e))]
     for c, p in zip(cells, holm([c.p for c in cells])): c.holm = p
     return sorted(cells, key=lambda c: -c.difference)
 
@@ -109,14 +121,15 @@ def _points(x): return f'{100*x:+.2f}'.replace('-', '−')
 
 def base_rows(
     record:BenchRecord
-)->list: # a dict for each length: length, seeds, accuracy, low, high, seconds
+)->list: # a dict for each length: length, seeds, accuracy, said (with its interval, in percent), seconds
     "The base alone: mean test accuracy with Student's 95% interval over the seeds"
     out = []
     for e in sorted({r['epochs'] for r in record.runs}):
         found = record.find('base', e)
         acc = np.array([r['accuracy'] for r in found])
         t = paired_t(acc, 1/record.data['test'])
-        out.append(dict(length=in_epochs(e), seeds=len(acc), accuracy=t.mean, low=t.low, high=t.high,
+        between = f' ({100*t.low:.2f} to {100*t.high:.2f})'*(len(acc) > 1)
+        out.append(dict(length=in_epochs(e), seeds=len(acc), accuracy=t.mean, said=f'{100*t.mean:.2f}%{between}',
                         seconds=float(np.median([r['seconds'] for r in found if r['seconds']] or [math.nan]))))
     return out
 
@@ -163,9 +176,10 @@ def record_text(
              f'{where["machine"]["threads"]} thread{"s"*(where["machine"]["threads"] != 1)}, torch '
              f'{where["versions"]["torch"]}.', '']
     for b in base_rows(record):
-        lines.append(f'- base, {b["length"]}: {100*b["accuracy"]:.2f}% ({100*b["low"]:.2f} to {100*b["high"]:.2f}), '
-                     f'{b["seeds"]} seeds; {b["seconds"]:.0f} seconds of one core for each run')
+        lines.append(f'- base, {b["length"]}: {b["said"]}, {b["seeds"]} seed{"s"*(b["seeds"] > 1)}; '
+                     f'{b["seconds"]:.0f} seconds of one core for each run')
     lines += [f'- {note}' for note in record.notes] + [f'- not run: `{n}`: {why}' for n, why in record.refused.items()]
+    lines += [f'- changed nothing, its runs are those of the base: `{n}`' for n in idle_arms(record)]
     if cells_of(record): lines += ['', record_table(record).markdown]
     return Shown('\n'.join(lines))
 
