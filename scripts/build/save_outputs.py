@@ -27,6 +27,10 @@ from cnn_tricks.course.lesson import recorded_time
 ROOT = Path(__file__).resolve().parents[2]
 TIMES = ROOT/'results'/'times.json'
 SKIP = 'skip-execution'
+LARGE = 75_000  # bytes of a figure, which are 100 kB in the notebook
+# Figures are drawn with twice the pixels that they are shown with, at 100 pixels an inch, whatever a lesson sets
+SHARP = ["--InlineBackend.figure_formats={'retina'}",
+         "--InlineBackend.print_figure_kwargs={'dpi': 200, 'bbox_inches': 'tight'}"]
 
 
 def tested_ids(path) -> set:
@@ -63,7 +67,7 @@ def execute(path, nb, run, cell_timeout) -> float:
         at['cell'] = cell_index
         clock.setdefault('start', time.perf_counter())
     client = NotebookClient(nb, timeout=cell_timeout, kernel_name='python3', on_cell_start=started,
-                            resources={'metadata': {'path': str(path.parent)}})
+                            extra_arguments=SHARP, resources={'metadata': {'path': str(path.parent)}})
     try: client.execute()
     except CellExecutionError as e: sys.exit(say_error(path, nb, at['cell'], f'{e.ename}: {e.evalue}'))
     except CellTimeoutError: sys.exit(say_error(path, nb, at['cell'], f'not done after {cell_timeout} s'))
@@ -101,10 +105,15 @@ def replace_text(nb, old, new):
 
 
 def smaller(png) -> str:
-    "A figure (base64) in at most 256 colours, where that takes less room: drawn lines and grey pictures need no more."
-    image, out = Image.open(io.BytesIO(base64.b64decode(png))).convert('RGBA'), io.BytesIO()
+    """A figure (base64) in at most 256 colours, where that takes less room: drawn lines and grey pictures need no more.
+    Noisy pictures in colour get fewer, so that a lesson stays small."""
+    image = Image.open(io.BytesIO(base64.b64decode(png))).convert('RGBA')
     if image.getextrema()[3][0] < 255: return png  # something shines through
-    image.convert('RGB').quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(out, 'png', optimize=True)
+    for colours in 256, 128, 64:
+        out = io.BytesIO()
+        packed = image.convert('RGB').quantize(colours, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+        packed.save(out, 'png', optimize=True)
+        if len(out.getvalue()) < LARGE: break
     return min(png, base64.b64encode(out.getvalue()).decode() + '\n', key=len)
 
 

@@ -69,3 +69,14 @@ def test_figures_take_less_room_and_look_the_same():
     assert np.abs(seen - lines[..., :3]).max() <= 1
     lines[0, 0, 3] = 0
     assert save_outputs.smaller(png(lines)) == png(lines)  # what shines through stays
+
+
+def test_figures_are_sharp_at_the_size_that_they_are_shown_with(tmp_path, monkeypatch):
+    "Twice the pixels, whatever the lesson sets; what is compared, the text beside it, is that of the reader's own run."
+    source = ("import matplotlib.pyplot as plt\nplt.rcParams['figure.dpi'] = 70\n"
+              "plt.figure(figsize=(4, 2))\nplt.plot([1, 2])\nplt.show()")
+    (cell,), _, _ = save(tmp_path, monkeypatch, new_code_cell(source))
+    output, = cell.outputs
+    shown, drawn = output.metadata['image/png'], Image.open(io.BytesIO(base64.b64decode(output.data['image/png'])))
+    assert 340 < shown['width'] < 400 and [s//2 for s in drawn.size] == [shown['width'], shown['height']]
+    assert output.data['text/plain'] == '<Figure size 280x140 with 1 Axes>'
