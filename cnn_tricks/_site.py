@@ -112,15 +112,21 @@ def without_dead_links(text, commands=False):
 def with_measured(text):
     "A card with the row \"Measured here\": behind TL;DR, for each trick whose card it is"
     from .core.trick import tricks
-    from .measure.effects import measured_row
     line = re.search(r'^\| \*\*TL;DR\*\* \| .*$', text, re.M)
     if not line: return text
     said = re.sub(r'\[(`[^`]*`)\]\([^)]*\)', r'\1', line[0]) # without nbdev's links
     cells = [c.replace(r'\|', '|') for c in cells_of(said)[1:]]
     named = {tricks[n].card.tldr: n for n in tricks}
-    rows = [measured_row(named[c], 3 if len(cells) == 1 else 1) if c in named else '' for c in cells]
+    rows = [found_of(named[c], 3 if len(cells) == 1 else 1) if c in named else '' for c in cells]
     if not any(rows): return text
     return text.replace(line[0], f'{line[0]}\n| **Measured here** | {" | ".join(rows)} |')
+
+
+def found_of(name, most):
+    "The row of a trick's card: what benches say of it, then the records that the card names; of each at most so many"
+    from .measure.bench_effects import bench_lines
+    from .measure.effects import measured_row
+    return '<br>'.join(filter(None, [*bench_lines(name)[:most], measured_row(name, most)]))
 
 
 # what the cells become
@@ -155,13 +161,19 @@ def is_stub(cell):
 
 def lead(stem, names):
     "The line under the title of a lesson, and what was measured of its tricks: the first screen has the answer"
+    from .measure.bench_effects import bench_cells
+    from .measure.benches import in_epochs
     from .measure.effects import main_effect
     where = ', measured on Fashion-MNIST on a CPU' if names else ''
     text = (f'Lesson {stem[:2]} of a free course on training tricks for convolutional networks{where}. '
             f'Run it on your machine with `cnn_tricks lessons` ([install](index.ipynb#start)), or '
-            f'[download the notebook]({RAW}/{stem}.ipynb). Which tricks help? [All on one page](tricks.ipynb).')
-    effects = {n: e for n in names if (e := main_effect(n))}
-    rows = [f'| `{n}` | <span class="ct-word">{e.verdict}</span> | {e.points} | {e.setting} |' for n, e in effects.items()]
+            f'[download the notebook]({RAW}/{stem}.ipynb). Which tricks help? [The matrix](matrix.ipynb), [all on one page](tricks.ipynb).')
+    rows = []
+    for n in names:
+        for c in bench_cells(n):
+            rows.append(f'| `{c.arm}` | {c.coloured(c.verdict)} | {c.points} | bench [{c.bench}](matrix.ipynb#{c.bench}), '
+                        f'{in_epochs(c.epochs)}, {c.seeds} seeds |')
+        if e := main_effect(n): rows.append(f'| `{n}` | {e.coloured} | {e.points} | {e.setting} |')
     head = ['| trick | verdict | points [95% interval] | measured with |', '|---|---|---|---|']
     return f'::: {{.ct-lead}}\n{text}\n:::\n' + '\n'.join(['', *head, *rows, '']*bool(rows))
 

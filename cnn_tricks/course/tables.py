@@ -96,6 +96,7 @@ def tricks_table(
     part:int=None, # number of a part of the course; default: all
     folder:str|Path=None, # where the notebooks are; default: `lessons_path()`
     effect=lambda name: None, # trick's name -> what was measured: `verdict`, `points`, `length`, ...; or None
+    benches=lambda name: (), # trick's name -> what benches say: `bench`, `arm`, `epochs`, `word`, `points`, ...
 )->Table: # its `rows` have `name`, `stem` (of the lesson), `tldr`, `when`, `verdict`, `points`, `cost`, `suggested`
     "Every trick in a line: what was measured, when to use it, its lesson; and the lessons whose trick is still planned."
     def text(v): return v if isinstance(v, str) else '; '.join(v)
@@ -106,21 +107,25 @@ def tricks_table(
         for name, c in cards.items():
             rows.append(dict(trick=f'`{name}`: {text(c.tldr)}', lesson=lesson_link(l), stem=l['stem'], name=name,
                              tldr=text(c.tldr), when=f'{text(c.when)} **Not when:** {text(c.when_not)}',
-                             cost=text(c.cost), suggested=text(c.suggested), **_found(effect(name))))
+                             cost=text(c.cost), suggested=text(c.suggested), **_found(effect(name), benches(name), name)))
         if not cards and l['kind'] == 'trick' and not l['there']:
             planned = f"*planned*: {l['about']}"
             rows.append(dict(trick=planned, lesson=lesson_link(l), stem=l['stem'], name='', tldr=planned, when='',
-                             cost='', suggested='', **_found(None)))
+                             cost='', suggested='', **_found(None, (), '')))
     return Table(rows, dict(trick='trick', verdict='verdict', points='points [95% interval]', when='use it when',
                             lesson='lesson'))
 
 
-def _found(effect): # what the table says of a measured effect
-    if effect is None: return dict(verdict='', points='not recorded alone')
-    kind = str(effect.comparison.verdict).split()[0]  # helps, hurts, no, undecided
-    base = effect.comparison.base
-    return dict(verdict=f'<span class="ct-word ct-{kind}">{effect.verdict}</span>',
-                points=f'{effect.points}<br>{base.data.get("train", 0):,} images, {effect.length}')
+def _found(effect, cells, name): # what the table says of a measured effect, and of what benches found
+    word, lines = '', [] if effect else ['not recorded alone']*(not cells)
+    if effect:
+        word = effect.coloured
+        images = effect.comparison.base.data.get('train', 0)
+        lines = [f'{effect.points}<br>{images:,} images, {effect.length}']
+    elif cells: word = cells[0].coloured(cells[0].verdict)
+    lines += [f'[{c.bench}](matrix.ipynb#{c.bench}), {c.epochs:g} epoch{"s"*(c.epochs != 1)}: '
+              f'{f"`{c.arm}` "*(c.arm != name)}{c.coloured(c.marked)}' for c in cells]
+    return dict(verdict=word, points='<br>'.join(lines))
 
 
 def verdicts_table(

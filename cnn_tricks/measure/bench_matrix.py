@@ -10,16 +10,16 @@ from ..base.display import Shown, Table
 from ..base.paths import lesson_of_module
 from ..core.recipe import tricks
 from .bench_record import BenchRecord, benches_path
-from .benches import in_epochs
+from .benches import benches, in_epochs
 from .statistics import holm, paired_t
 from .verdict import Verdict
 
-__all__ = ['Cell', 'recorded_benches', 'idle_arms', 'cells_of', 'epochs_to', 'base_rows', 'matrix_table', 'record_text',
-           'record_table', 'matrix_figure']
+__all__ = ['Cell', 'recorded_benches', 'idle_arms', 'cells_of', 'epochs_to', 'base_rows', 'signed_points',
+           'delta_text', 'matrix_table', 'matrix_summary', 'matrix_figure']
 
 _signs = {Verdict.HELPS: '▲', Verdict.HELPS_LITTLE: '△', Verdict.HURTS: '▼', Verdict.NO_DIFFERENCE: '=',
           Verdict.UNDECIDED: '?'}
-_site = 'https://github.com/cnn-tricks/cnn_tricks/blob/main/results/benches/'
+
 
 
 @dataclass
@@ -46,12 +46,37 @@ class Cell:
         inside = -self.delta <= self.low and self.high <= self.delta
         return Verdict.NO_DIFFERENCE if inside else Verdict.UNDECIDED
 
+    @property
+    def points(self): # -> str
+        "The mean difference and its 95% interval, in percentage points: '+0.8 [+0.1 to +1.4]'"
+        mean, low, high = (f'{round(100*v, 1) + 0.:+.1f}' for v in (self.difference, self.low, self.high)) # no minus 0
+        return f'{mean} [{low} to {high}]'.replace('-', '−')
+
+    @property
+    def verdict(self): # -> str
+        "The word, with δ written out: 'no difference beyond 1 point'"
+        return str(self.word).replace('δ', delta_text(self.delta))
+
+    @property
+    def marked(self): # -> str
+        "The mean difference in percentage points, and a sign for the word: '+0.52 ▲'"
+        return f'{signed_points(self.difference)} {_signs[self.word]}'
+
+    def coloured(self,
+        text:str, # '+0.52 ▲', 'helps'
+        kind:str='ct-word' # class of CSS: 'ct-cell' in the matrix, whose rows are low
+    )->str: # HTML
+        "A text in the colour that the word has on a page"
+        return f'<span class="{kind} ct-{str(self.word).split()[0].strip(",")}">{text}</span>'
+
 
 def recorded_benches(
     folder:Path=None # where the records lie; None: those that came with the package
 )->dict: # name -> `BenchRecord`
-    "All benches that were recorded, by name; `ValueError` for a file that holds none"
-    return {p.stem: BenchRecord.load(p) for p in sorted(Path(folder or benches_path()).glob('*.json'))}
+    "All benches that were recorded, in the order of their registry; `ValueError` for a file that holds none"
+    order = {n: i for i, n in enumerate(benches.names())}
+    found = sorted(Path(folder or benches_path()).glob('*.json'), key=lambda p: (order.get(p.stem, len(order)), p.stem))
+    return {p.stem: BenchRecord.load(p) for p in found}
 
 
 def idle_arms(
@@ -116,7 +141,18 @@ def _saved(record, arm):
 
 # shown
 
-def _points(x): return f'{100*x:+.2f}'.replace('-', '−')
+def signed_points(
+    x:float # a difference in accuracy
+)->str: # '+0.52'
+    "In percentage points, without a minus before 0"
+    return f'{round(100*x, 2) + 0.:+.2f}'.replace('-', '−')
+
+
+def delta_text(
+    delta:float # in accuracy
+)->str: # '1 point', '0.5 points'
+    "A smallest difference that matters, in words"
+    return f'{100*delta:g} point' + 's'*(delta != 0.01)
 
 
 def base_rows(
@@ -141,62 +177,38 @@ def _columns(records, cells): # (bench, length), in the order of the records
 def _named(records, arm): # with a link to the lesson of the trick that it is about, where there is one
     name = next((r.about.get(arm, '') for r in records.values() if arm in r.about), '')
     stem = lesson_of_module(tricks[name].__module__) if name in tricks else ''
-    return f'[`{arm}`]({stem}.ipynb)' if stem else f'`{arm}`'
+    return f'[{arm}]({stem}.ipynb)' if stem else arm # not as code, of which nbdev makes a link of its own
 
 
 def matrix_table(
     records:dict, # name -> `BenchRecord`
-    link:str='#{bench}' # what a cell leads to; '': no links
+    link:str='#{bench}' # what the head of a column leads to; '': plain text, without links and colours
 )->Table: # `rows` have `trick` and a key for each column
-    "Tricks x benches and lengths: effect in points and a sign for its word"
+    "Tricks x benches and lengths: effect in points and a sign for its word, in the colour of the word"
     cells = [c for r in records.values() for c in cells_of(r)]
     if not cells: return Table([dict(trick='Not recorded yet.')], dict(trick=''))
     columns, rows = _columns(records, cells), []
     for arm in _by_effect(cells):
         row = dict(trick=_named(records, arm) if link else arm) | {f'{b} {e:g}': '' for b, e in columns}
         for c in (c for c in cells if c.arm == arm):
-            text = f'{_points(c.difference)} {_signs[c.word]}'
-            row[f'{c.bench} {c.epochs:g}'] = f'[{text}]({link.format(bench=c.bench)})' if link else text
+            row[f'{c.bench} {c.epochs:g}'] = c.coloured(c.marked, 'ct-cell') if link else c.marked
         rows.append(row)
-    return Table(rows, dict(trick='') | {f'{b} {e:g}': f'{b}, {in_epochs(e)}' for b, e in columns})
+    heads = {b: f'[{b}]({link.format(bench=b)})' if link else b for b in records}
+    return Table(rows, dict(trick='trick') | {f'{b} {e:g}': f'{heads[b]}, {in_epochs(e)}' for b, e in columns})
 
 
-def record_text(
-    name:str, # of a bench
-    folder:Path=None # where the records lie; None: those that came with the package
+def matrix_summary(
+    records:dict # name -> `BenchRecord`
 )->Shown:
-    "A bench on a page: images, base, machine, what was left out, the table, and a link to the record"
-    record = recorded_benches(folder).get(name)
-    if record is None: return Shown('Not recorded yet.')
-    d, where = record.data, record.sessions[-1]
-    lines = [f'{d["name"]}: {d["train"]:,} training and {d["valid"]:,} validation images, drawn anew for each seed; '
-             f'{d["test"]:,} test images, read once for each run. δ is {100*record.delta:g} points. '
-             f'The record is [{name}.json]({_site}{name}.json): {len(record.runs)} runs, '
-             f'{sum(len(t["valid"]) for t in record.tuned)} of tuning, {where["date"]}, {where["machine"]["name"]}, '
-             f'{where["machine"]["threads"]} thread{"s"*(where["machine"]["threads"] != 1)}, torch '
-             f'{where["versions"]["torch"]}.', '']
-    for b in base_rows(record):
-        lines.append(f'- base, {b["length"]}: {b["said"]}, {b["seeds"]} seed{"s"*(b["seeds"] > 1)}; '
-                     f'{b["seconds"]:.0f} seconds of one core for each run')
-    lines += [f'- {note}' for note in record.notes] + [f'- not run: `{n}`: {why}' for n, why in record.refused.items()]
-    lines += [f'- changed nothing, its runs are those of the base: `{n}`' for n in idle_arms(record)]
-    if cells_of(record): lines += ['', record_table(record).markdown]
-    return Shown('\n'.join(lines))
-
-
-def record_table(
-    record:BenchRecord
-)->Table: # `rows` have trick, length, effect, interval, word, p, cost, saved, seeds, rate
-    "Every cell of a bench in full"
-    def number(x, form): return '' if math.isnan(x) else form.format(x)
-    rows = [dict(trick=f'`{c.arm}`', length=in_epochs(c.epochs), effect=_points(c.difference),
-                 interval=f'{_points(c.low)} to {_points(c.high)}', word=str(c.word), p=f'{c.holm:.2g}',
-                 cost=number(c.cost, '× {:.2f}'), saved=number(c.saved, '{:+.0f}').replace('-', '−'), seeds=c.seeds,
-                 rate=f'{record.recipes[c.arm]["lr"]:g}' + ' (tuned)'*(c.arm in record.found))
-            for c in cells_of(record)]
-    return Table(rows, dict(trick='trick', length='length', effect='points', interval='95% interval', word='',
-                            p='p (Holm)', cost='a step costs', saved='seconds saved to the target', seeds='seeds',
-                            rate='learning rate'))
+    "The matrix as it stands on another page: what it says, and the table with links to the page of the matrix"
+    cells = [c for r in records.values() for c in cells_of(r)]
+    if not cells: return Shown('What the benches say of each trick ([the matrix](matrix.ipynb)) is not recorded yet.')
+    recorded = dict.fromkeys(b for b, _ in _columns(records, cells))
+    deltas = ', '.join(f'{delta_text(records[b].delta)} on {b}' for b in recorded)
+    text = ('Percentage points of accuracy on test images, with the trick less without it: ▲ helps, △ helps by less '
+            f'than δ ({deltas}), = no difference beyond δ, ? undecided, ▼ hurts. [Intervals, images and '
+            'records](matrix.ipynb).')
+    return Shown(f'{text}\n\n{matrix_table(records, "matrix.ipynb#{bench}").markdown}')
 
 
 def matrix_figure(
@@ -213,7 +225,7 @@ def matrix_figure(
         i, j = arms.index(c.arm), columns.index((c.bench, c.epochs))
         grid[i, j] = 100*c.difference
         sure = c.word.sure
-        ax.text(j, i, f'{_points(c.difference)} {_signs[c.word]}', ha='center', va='center', fontsize=8,
+        ax.text(j, i, c.marked, ha='center', va='center', fontsize=8,
                 weight='bold' if sure else 'normal', color='black' if sure else '0.35')
     ax.imshow(grid, cmap='PuOr', vmin=-3, vmax=3, aspect='auto', alpha=0.6)
     ax.set_xticks(range(len(columns)), [f'{b}\n{in_epochs(e)}' for b, e in columns])
@@ -225,7 +237,7 @@ def matrix_figure(
     return fig
 
 
-def _by_effect(cells:Iterable): # arms, by their mean effect
-    sums: dict = {}
-    for c in cells: sums.setdefault(c.arm, []).append(c.difference)
-    return sorted(sums, key=lambda a: -float(np.mean(sums[a])))
+def _by_effect(cells:Iterable): # arms, by their mean effect over the benches, each at the arm's longest length there
+    longest: dict = {}
+    for c in sorted(cells, key=lambda c: c.epochs): longest.setdefault(c.arm, {})[c.bench] = c.difference
+    return sorted(longest, key=lambda a: -float(np.mean(list(longest[a].values()))))

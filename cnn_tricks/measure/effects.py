@@ -32,6 +32,11 @@ class Effect:
         return str(self.comparison.verdict).replace('δ', f'{delta:g} point{"s"*(delta != 1)}')
 
     @property
+    def coloured(self): # -> HTML
+        "The verdict in the colour that it has on a page: helps, hurts, no difference, undecided"
+        return f'<span class="ct-word ct-{str(self.comparison.verdict).split()[0].strip(",")}">{self.verdict}</span>'
+
+    @property
     def points(self): # -> str
         "The mean difference and its 95% interval, in percentage points: '+0.8 [+0.1 to +1.4]'"
         values = self.comparison.difference, *self.comparison.interval

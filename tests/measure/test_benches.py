@@ -10,7 +10,10 @@ from common import ROOT
 from cnn_tricks.core.recipe import recipes
 from cnn_tricks.core.result import Result
 from cnn_tricks.measure.bench_driver import Driver, bench_plan, check_again, run_bench
-from cnn_tricks.measure.bench_matrix import cells_of, epochs_to, idle_arms, matrix_figure, matrix_table, record_table
+from cnn_tricks.measure.bench_effects import bench_cells, bench_lines
+from cnn_tricks.measure.bench_matrix import (cells_of, epochs_to, idle_arms, matrix_figure, matrix_summary, matrix_table,
+                                              recorded_benches)
+from cnn_tricks.measure.bench_pages import record_table, record_text
 from cnn_tricks.measure.bench_record import BenchRecord
 from cnn_tricks.measure.bench_run import Task, bench_run
 from cnn_tricks.measure.bench_tuning import Grid, search_rates
@@ -333,9 +336,56 @@ def test_seconds_saved_to_the_target():
 def test_the_matrix_is_shown(whole):
     assert 'Not recorded yet.' in matrix_table({}).markdown and matrix_figure({}).text == 'Not recorded yet.'
     rec = invented({1: 0.02, 4: -0.02})
-    table = matrix_table({'made': rec})
-    assert table.rows == [{'trick': '`arm`', 'made 1': '[+2.00 ▲](#made)', 'made 4': '[−2.00 ▼](#made)'}]
+    table = matrix_table({'made': rec}, link='')
+    assert table.rows == [{'trick': 'arm', 'made 1': '+2.00 ▲', 'made 4': '−2.00 ▼'}]
+    linked = matrix_table({'made': rec}).markdown
+    assert '| [made](#made), 1 epoch |' in linked and '<span class="ct-cell ct-helps">+2.00 ▲</span>' in linked
+    rec.about = {'arm': 'dropout'}
+    assert '[arm](31_dropout.ipynb)' in matrix_table({'made': rec}).markdown
     assert '| `arm` | 1 epoch | +2.00 |' in record_table(rec).markdown
     fig = matrix_figure({'made': rec, 'small': BenchRecord.load(whole)})
     texts = [t.get_text() for t in fig.axes[0].texts]
     assert '+2.00 ▲' in texts and len(texts) == 2 + 3
+
+
+def kept(folder, **records):
+    "Records in a folder, by name."
+    for name, rec in records.items():
+        rec.name, rec.sessions = name, [dict(date='2026-01-01', machine=dict(name='m', threads=1), versions=dict(torch='2'))]
+        rec.save(folder/f'{name}.json')
+    return folder
+
+
+def test_the_front_page_says_what_is_recorded(tmp_path):
+    "Nothing, one bench, or two with unlike arms; the largest effect at an arm's longest length comes first."
+    assert 'is not recorded yet' in matrix_summary(recorded_benches(tmp_path)).markdown
+    one = matrix_summary(recorded_benches(kept(tmp_path, clothes=invented({1: 0.02, 4: -0.02})))).markdown
+    assert '(0.5 points on clothes)' in one and '[clothes](matrix.ipynb#clothes), 4 epochs' in one and 'fashion' not in one
+    both = invented({1: 0.02, 4: -0.02})
+    both.recipes['late'] = both.recipes['arm']
+    both.runs += [dict(r, arm='late', accuracy=r['accuracy'] + 0.03) for r in both.find('base', 4)]
+    found = recorded_benches(kept(tmp_path, photos=both))
+    assert list(found) == ['clothes', 'photos'] # as they are registered
+    rows = matrix_table(found, link='').rows
+    assert [r['trick'] for r in rows] == ['late', 'arm'] and rows[0]['clothes 1'] == rows[0]['photos 1'] == ''
+
+
+def test_a_trick_has_a_line_for_each_bench(tmp_path):
+    "Of the lengths the longest; an arm with another name is named."
+    rec, other = invented({1: 0.02, 4: -0.02}), invented({4: 0.02})
+    rec.about, other.about = {'arm': 'optimizer'}, {'arm': 'optimizer'}
+    kept(tmp_path, fashion=other, clothes=rec)
+    assert [(c.bench, c.epochs, str(c.word)) for c in bench_cells('optimizer', tmp_path)] == [
+        ('clothes', 4, 'hurts'), ('fashion', 4, 'helps')]
+    line = bench_lines('optimizer', tmp_path)[0]
+    for says in ('**hurts**: −2.0 [−2.2 to −1.8]', '`arm`', '[clothes](matrix.ipynb#clothes), 4 epochs, 5 seeds'):
+        assert says in line, line
+    assert bench_cells('dropout', tmp_path) == []
+
+
+def test_a_bench_of_one_seed_has_no_spread(tmp_path):
+    rec = invented({4: 0.02}, noise=(0.,))
+    rec.refused = {'a': 'too big', 'b': 'too big', 'c': 'too small'}
+    text = record_text('clothes', kept(tmp_path, clothes=rec)).markdown
+    assert '- base, 4 epochs: 90.00%, 1 seed;' in text and 'inf' not in text
+    assert '- not run: `a`, `b`: too big\n- not run: `c`: too small' in text
