@@ -10,7 +10,7 @@ from ..base.display import Shown, Table
 from ..base.paths import lesson_of_module
 from ..core.recipe import tricks
 from .bench_record import BenchRecord, benches_path
-from .benches import benches, in_epochs
+from .benches import in_epochs
 from .statistics import holm, paired_t
 from .verdict import Verdict
 
@@ -73,10 +73,9 @@ class Cell:
 def recorded_benches(
     folder:Path=None # where the records lie; None: those that came with the package
 )->dict: # name -> `BenchRecord`
-    "All benches that were recorded, in the order of their registry; `ValueError` for a file that holds none"
-    order = {n: i for i, n in enumerate(benches.names())}
-    found = sorted(Path(folder or benches_path()).glob('*.json'), key=lambda p: (order.get(p.stem, len(order)), p.stem))
-    return {p.stem: BenchRecord.load(p) for p in found}
+    "All benches that were recorded, those with most arms first; `ValueError` for a file that holds none"
+    found = {p.stem: BenchRecord.load(p) for p in sorted(Path(folder or benches_path()).glob('*.json'))}
+    return dict(sorted(found.items(), key=lambda f: -len(f[1].recipes)))
 
 
 def idle_arms(
@@ -205,9 +204,10 @@ def matrix_summary(
     if not cells: return Shown('What the benches say of each trick ([the matrix](matrix.ipynb)) is not recorded yet.')
     recorded = dict.fromkeys(b for b, _ in _columns(records, cells))
     deltas = ', '.join(f'{delta_text(records[b].delta)} on {b}' for b in recorded)
-    text = ('Percentage points of accuracy on test images, with the trick less without it: ▲ helps, △ helps by less '
-            f'than δ ({deltas}), = no difference beyond δ, ? undecided, ▼ hurts. [Intervals, images and '
-            'records](matrix.ipynb).')
+    signs = dict(zip('▲△=?▼', ('helps', f'helps by less than δ ({deltas})', 'no difference beyond δ', 'undecided', 'hurts')))
+    text = ('Percentage points of accuracy on test images, with the trick less without it: '
+            + ', '.join(f'{sign}\u00a0{word}' for sign, word in signs.items())
+            + '. [Intervals, images and records](matrix.ipynb).')
     return Shown(f'{text}\n\n{matrix_table(records, "matrix.ipynb#{bench}").markdown}')
 
 

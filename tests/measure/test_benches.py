@@ -360,12 +360,12 @@ def test_the_front_page_says_what_is_recorded(tmp_path):
     "Nothing, one bench, or two with unlike arms; the largest effect at an arm's longest length comes first."
     assert 'is not recorded yet' in matrix_summary(recorded_benches(tmp_path)).markdown
     one = matrix_summary(recorded_benches(kept(tmp_path, clothes=invented({1: 0.02, 4: -0.02})))).markdown
-    assert '(0.5 points on clothes)' in one and '[clothes](matrix.ipynb#clothes), 4 epochs' in one and 'fashion' not in one
+    assert 'helps by less than δ (0.5 points on clothes)' in one and '[clothes](matrix.ipynb#clothes), 4 epochs' in one and 'fashion' not in one
     both = invented({1: 0.02, 4: -0.02})
     both.recipes['late'] = both.recipes['arm']
     both.runs += [dict(r, arm='late', accuracy=r['accuracy'] + 0.03) for r in both.find('base', 4)]
     found = recorded_benches(kept(tmp_path, photos=both))
-    assert list(found) == ['clothes', 'photos'] # as they are registered
+    assert list(found) == ['photos', 'clothes'] # it has more arms
     rows = matrix_table(found, link='').rows
     assert [r['trick'] for r in rows] == ['late', 'arm'] and rows[0]['clothes 1'] == rows[0]['photos 1'] == ''
 
