@@ -7,6 +7,7 @@ from cnn_tricks import _site as site
 from cnn_tricks.core.trick import tricks
 from cnn_tricks.course.lesson import lessons
 from cnn_tricks.course.tables import tricks_table
+from cnn_tricks.measure import bench_effects, bench_matrix
 from cnn_tricks.measure.effects import main_effect, measured_row
 
 HTML = '''<div><style scoped>.dataframe { }</style><table border="1" class="dataframe"><thead><tr><th></th><th>a|b</th>
@@ -125,3 +126,20 @@ def test_first_screen_of_a_lesson():
     for says in ('cnn_tricks lessons', '/31_dropout.ipynb)', effect.verdict, effect.points, effect.setting): assert says in text
     plain = site.lead('01_cnn', site.tricks_of('01_cnn'))
     assert 'Lesson 01' in plain and 'points' not in plain
+
+
+def test_benches_come_first(monkeypatch):
+    "On the first screen of a lesson, in its card, and on the page of tricks, with the length and a link to the matrix."
+    cell = bench_matrix.Cell('clothes', 'dropout', 4., .8, .02, .01, .03, .001, 8, .01, holm=.01)
+    monkeypatch.setattr(bench_effects, 'recorded_benches', lambda folder: {'clothes': SimpleNamespace(about={'dropout': 'dropout'})})
+    monkeypatch.setattr(bench_effects, 'cells_of', lambda record: [cell])
+    first = next(l for l in site.lead('31_dropout', ['dropout']).splitlines() if l.startswith('| `dropout`'))
+    assert first == ('| `dropout` | <span class="ct-word ct-helps">helps</span> | +2.0 [+1.0 to +3.0] | bench '
+                     '[clothes](matrix.ipynb#clothes), 4 epochs, 8 seeds |')
+    card = site.with_measured(tricks['dropout'].card._repr_markdown_())
+    assert '| **Measured here** | **helps**: +2.0 [+1.0 to +3.0] percentage points; bench [clothes]' in card
+    assert measured_row('dropout') in card
+    shown = {r['name']: r for r in tricks_table(tricks, part=3, benches=bench_effects.bench_cells).rows}
+    line = '[clothes](matrix.ipynb#clothes), 4 epochs: <span class="ct-word ct-helps">+2.00 ▲</span>'
+    assert shown['dropout']['points'] == line and 'helps' in shown['dropout']['verdict']
+    assert shown['cutmix']['points'] == 'not recorded alone'
