@@ -76,7 +76,7 @@ def _show(a, said):
     table = matrix_table(found, link='')
     _table(table.rows, {k: k for k in table.rows[0]}, said)
     said.print('points of accuracy, with minus without: ▲ helps, △ by less than δ, ▼ hurts (corrected p below 0.05), '
-               '= no difference beyond δ, ? undecided')
+               '= no difference beyond δ, ? undecided, – the same runs as without it')
     for r in found.values():
         for c in (c for c in cells_of(r) if c.word.sure):
             said.print(f'  {c.bench}, {in_epochs(c.epochs)}: {c.arm} {c.word} ({100*c.difference:+.2f}, '

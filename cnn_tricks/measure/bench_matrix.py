@@ -38,6 +38,7 @@ class Cell:
     holm:float = 1. # `p` corrected for all cells of the bench
     cost:float = math.nan # times the base's step; nan where it was not measured
     saved:float = math.nan # seconds to the target accuracy, the base's minus the arm's; nan where one is not known
+    idle:bool = False # did every run come out as the base's, to the last loss? The trick has nothing to act on
 
     @property
     def word(self): # -> Verdict
@@ -55,12 +56,12 @@ class Cell:
     @property
     def verdict(self): # -> str
         "The word, with δ written out: 'no difference beyond 1 point'"
-        return str(self.word).replace('δ', delta_text(self.delta))
+        return 'the same runs' if self.idle else str(self.word).replace('δ', delta_text(self.delta))
 
     @property
     def marked(self): # -> str
         "The mean difference in percentage points, and a sign for the word: '+0.52 ▲'"
-        return f'{signed_points(self.difference)} {_signs[self.word]}'
+        return '–' if self.idle else f'{signed_points(self.difference)} {_signs[self.word]}'
 
     def coloured(self,
         text:str, # '+0.52 ▲', 'helps'
@@ -101,13 +102,14 @@ def cells_of(
 
 
 def _cell(record, arm, epochs): # None: fewer than two pairs
-    runs = [{r['seed']: r['accuracy'] for r in record.find(n, epochs)} for n in ('base', arm)]
+    runs = [{r['seed']: r for r in record.find(n, epochs)} for n in ('base', arm)]
     seeds = sorted(runs[0].keys() & runs[1].keys())
     if len(seeds) < 2: return None
-    base, other = (np.array([r[s] for s in seeds]) for r in runs)
+    base, other = (np.array([r[s]['accuracy'] for s in seeds]) for r in runs)
+    idle = all(runs[0][s]['curve'] and runs[0][s]['curve'] == runs[1][s]['curve'] for s in seeds)
     t = paired_t(record.signs.get(arm, 1)*(other - base), 1/record.data['test'])
     return Cell(record.name, arm, epochs, float(base.mean()), t.mean, t.low, t.high, t.p, len(seeds), record.delta,
-                cost=_cost(record, arm), saved=_saved(record, arm))
+                cost=_cost(record, arm), saved=_saved(record, arm), idle=idle)
 
 
 def _cost(record, arm): # of having it, not of lacking it
@@ -204,7 +206,9 @@ def matrix_summary(
     if not cells: return Shown('What the benches say of each trick ([the matrix](matrix.ipynb)) is not recorded yet.')
     recorded = dict.fromkeys(b for b, _ in _columns(records, cells))
     deltas = ', '.join(f'{delta_text(records[b].delta)} on {b}' for b in recorded)
-    signs = dict(zip('▲△=?▼', ('helps', f'helps by less than δ ({deltas})', 'no difference beyond δ', 'undecided', 'hurts')))
+    words = 'helps', f'helps by less than δ ({deltas})', 'no difference beyond δ', 'undecided', 'hurts'
+    signs = dict(zip('▲△=?▼', words))
+    if any(c.idle for c in cells): signs['–'] = 'the same runs as without it'
     text = ('Percentage points of accuracy on test images, with the trick less without it: '
             + ', '.join(f'{sign}\u00a0{word}' for sign, word in signs.items())
             + '. [Intervals, images and records](matrix.ipynb).')

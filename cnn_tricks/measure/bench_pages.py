@@ -44,7 +44,7 @@ def record_table(
     "Every cell of a bench in full"
     def number(x, form): return '' if math.isnan(x) else form.format(x)
     rows = [dict(trick=f'`{c.arm}`', length=in_epochs(c.epochs), effect=signed_points(c.difference),
-                 interval=f'{signed_points(c.low)} to {signed_points(c.high)}', word=str(c.word), p=f'{c.holm:.2g}',
+                 interval=f'{signed_points(c.low)} to {signed_points(c.high)}', word=c.verdict, p=f'{c.holm:.2g}',
                  cost=number(c.cost, '× {:.2f}'), saved=number(c.saved, '{:+.0f}').replace('-', '−'), seeds=c.seeds,
                  rate=f'{record.recipes[c.arm]["lr"]:g}' + ' (tuned)'*(c.arm in record.found))
             for c in cells_of(record)]

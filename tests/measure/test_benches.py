@@ -370,6 +370,18 @@ def test_the_front_page_says_what_is_recorded(tmp_path):
     assert [r['trick'] for r in rows] == ['late', 'arm'] and rows[0]['clothes 1'] == rows[0]['photos 1'] == ''
 
 
+def test_a_trick_that_has_nothing_to_act_on_is_no_null_result(tmp_path):
+    "Where every run is that of the base to the last loss, nothing was measured."
+    rec = invented({4: 0.}, noise=(0.,)*5)
+    assert not cells_of(rec)[0].idle # without curves nobody knows
+    for r in rec.runs: r['curve'] = dict(valid_loss=[0.5, r['seed']])
+    cell, = cells_of(rec)
+    assert cell.idle and cell.marked == '–' and cell.verdict == 'the same runs'
+    assert '–\u00a0the same runs' in matrix_summary({'made': rec}).markdown
+    next(r for r in rec.runs if r['arm'] == 'arm')['curve'] = dict(valid_loss=[0.4, 0])
+    assert not cells_of(rec)[0].idle and '–\u00a0' not in matrix_summary({'made': rec}).markdown
+
+
 def test_a_trick_has_a_line_for_each_bench(tmp_path):
     "Of the lengths the longest; an arm with another name is named."
     rec, other = invented({1: 0.02, 4: -0.02}), invented({4: 0.02})
