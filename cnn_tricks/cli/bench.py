@@ -12,7 +12,7 @@ from ..base.files import only_writer
 from ..data.download import DownloadError
 from ..measure.bench_costs import measure_step_costs
 from ..measure.bench_driver import TOLERANCE, Driver, Progress, bench_plan, check_again
-from ..measure.bench_matrix import base_rows, cells_of, idle_arms, matrix_table, recorded_benches
+from ..measure.bench_matrix import base_rows, cells_of, matrix_table, recorded_benches
 from ..measure.bench_record import BenchRecord, benches_path, session_now
 from ..measure.benches import benches, in_epochs
 from .audit import clock
@@ -63,7 +63,6 @@ def _show_one(record, said):
                    f'{b["seconds"]:.0f} s of a core for each')
     for note in record.notes: said.print(f'  {note}')
     for name, why in record.refused.items(): said.print(f'  not run: {name}: {why}')
-    for name in idle_arms(record): said.print(f'  changed nothing, its runs are those of the base: {name}')
     if record.stale: said.print(f'  stale: since then the code of {", ".join(record.stale)} has changed')
 
 

@@ -14,7 +14,7 @@ from .benches import in_epochs
 from .statistics import holm, paired_t
 from .verdict import Verdict
 
-__all__ = ['Cell', 'recorded_benches', 'idle_arms', 'cells_of', 'epochs_to', 'base_rows', 'signed_points',
+__all__ = ['Cell', 'recorded_benches', 'cells_of', 'epochs_to', 'base_rows', 'signed_points',
            'delta_text', 'matrix_table', 'matrix_summary', 'matrix_figure']
 
 _signs = {Verdict.HELPS: '▲', Verdict.HELPS_LITTLE: '△', Verdict.HURTS: '▼', Verdict.NO_DIFFERENCE: '=',
@@ -79,25 +79,15 @@ def recorded_benches(
     return dict(sorted(found.items(), key=lambda f: -len(f[1].recipes)))
 
 
-def idle_arms(
-    record:BenchRecord
-)->list: # names
-    """Arms whose every run is the base's: the same curve to the last digit. They found nothing to change (stochastic
-    depth in a network without residual blocks) or no occasion (early stopping), so there is no effect to judge"""
-    base = {(r['epochs'], r['seed']): r for r in record.find('base')}
-    def same(r): return bool(r['curve']) and all(r[k] == base[r['epochs'], r['seed']][k] for k in ('accuracy', 'curve'))
-    pairs = {n: [r for r in record.find(n) if (r['epochs'], r['seed']) in base] for n in record.recipes if n != 'base'}
-    return [n for n, runs in pairs.items() if runs and all(map(same, runs))]
-
-
 def cells_of(
     record:BenchRecord
 )->list: # a `Cell` for each arm and length with two pairs or more, the largest effect first
-    """Compare every arm with the base over the seeds that both have; p is corrected over all of them (Holm 1979). Arms
-    that changed nothing are left out"""
-    lengths, out = sorted({r['epochs'] for r in record.runs}), {'base', *idle_arms(record)}
-    cells = [c for arm in record.recipes if arm not in out for e in lengths if (c := _cell(record, arm, e))]
-    for c, p in zip(cells, holm([c.p for c in cells])): c.holm = p
+    """Compare every arm with the base over the seeds that both have; p is corrected over all of them (Holm 1979) but those
+    whose runs are the base's"""
+    lengths = sorted({r['epochs'] for r in record.runs})
+    cells = [c for arm in record.recipes if arm != 'base' for e in lengths if (c := _cell(record, arm, e))]
+    judged = [c for c in cells if not c.idle]
+    for c, p in zip(judged, holm([c.p for c in judged])): c.holm = p
     return sorted(cells, key=lambda c: -c.difference)
 
 

@@ -3,7 +3,7 @@ import math
 from pathlib import Path
 
 from ..base.display import Shown, Table
-from .bench_matrix import base_rows, cells_of, delta_text, idle_arms, recorded_benches, signed_points
+from .bench_matrix import base_rows, cells_of, delta_text, recorded_benches, signed_points
 from .bench_record import BenchRecord
 from .benches import in_epochs
 
@@ -32,8 +32,6 @@ def record_text(
     reasons = {why: [f'`{n}`' for n, w in record.refused.items() if w == why] for why in record.refused.values()}
     lines += [f'- {note}' for note in record.notes]
     lines += [f'- not run: {", ".join(names)}: {why}' for why, names in reasons.items()]
-    if idle := idle_arms(record):
-        lines.append(f'- changed nothing, their runs are those of the base: {", ".join(f"`{n}`" for n in idle)}')
     if cells_of(record): lines += ['', record_table(record).markdown]
     return Shown('\n'.join(lines))
 

@@ -102,11 +102,11 @@ class BenchRecord:
 
     def find(self,
         arm:str, # its name
-        epochs:float=None, # a length of the bench; None: every length
+        epochs:float, # a length of the bench
         seed:int=None # None: every seed
     )->list: # the runs
         "Runs of an arm at a length"
-        return [r for r in self.runs if r['arm'] == arm and epochs in (None, r['epochs']) and seed in (None, r['seed'])]
+        return [r for r in self.runs if r['arm'] == arm and r['epochs'] == epochs and seed in (None, r['seed'])]
 
     def tried(self,
         arm:str, # its name

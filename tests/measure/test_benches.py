@@ -11,7 +11,7 @@ from cnn_tricks.core.recipe import recipes
 from cnn_tricks.core.result import Result
 from cnn_tricks.measure.bench_driver import Driver, bench_plan, check_again, run_bench
 from cnn_tricks.measure.bench_effects import bench_cells, bench_lines
-from cnn_tricks.measure.bench_matrix import (cells_of, epochs_to, idle_arms, matrix_figure, matrix_summary, matrix_table,
+from cnn_tricks.measure.bench_matrix import (cells_of, epochs_to, matrix_figure, matrix_summary, matrix_table,
                                               recorded_benches)
 from cnn_tricks.measure.bench_pages import record_table, record_text
 from cnn_tricks.measure.bench_record import BenchRecord
@@ -310,15 +310,6 @@ def test_an_arm_that_lacks_what_it_is_named_after_counts_the_other_way_round():
 def test_equal_runs_have_no_interval_narrower_than_the_images():
     c, = cells_of(invented({1: 0.01}, noise=(0.,)*5, n=100))
     assert c.high - c.low >= 0.01 and c.p > 0
-
-
-def test_an_arm_that_changes_nothing_is_no_null_result():
-    rec = invented({1: 0.0, 4: 0.0}, noise=(0., 0.))
-    assert not idle_arms(rec) and len(cells_of(rec)) == 2 # equal accuracies alone can be chance
-    for r in rec.runs: r['curve'] = dict(valid_loss=[0.5 - 0.01*r['seed']])
-    assert idle_arms(rec) == ['arm'] and not cells_of(rec)
-    rec.find('arm', 4)[0]['curve'] = dict(valid_loss=[0.51])
-    assert not idle_arms(rec) and len(cells_of(rec)) == 2
 
 
 def test_seconds_saved_to_the_target():
