@@ -6,7 +6,7 @@ import numpy as np, PIL
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .bit_depth import SEE_THROUGH, Unusable, bit_depth, colour_layout, highest_value, to_bytes
-from .framing import Framing, frame
+from .framing import Framing, frame, least_decoded
 
 __all__ = ['SUFFIXES', 'printable', 'is_image', 'as_size', 'decoders', 'Probe', 'probe_or_reason', 'read_or_reason',
            'decode_picture', 'decode_or_reason', 'still_bad']
@@ -92,8 +92,7 @@ def decode_or_reason(path: str | os.PathLike,  # A file
     try:
         with _open(path) as im:
             if not bit_depth(im): return _drafted(im, size, channels, framing)
-            full = im.size
-            return _fit(to_bytes(path, im, ranges or {}), size, channels, framing, full)
+            return _fit(to_bytes(path, im, ranges or {}), size, channels, framing)
     except Exception as e: return _reason(path, e)
 
 
@@ -145,10 +144,16 @@ def _probe(path, im):
 
 
 def _drafted(im, size, channels, framing):
-    "A JPEG is decoded near the size that is needed: a little above it, or far above it where each level counts"
-    full, times = im.size, 4/framing.crop_pct if framing else 1.25
-    im.draft(None, (int(times*max(size)),)*2)
-    return _fit(im, size, channels, framing, full)
+    "A JPEG is decoded near the size that is needed, where it is far larger"
+    full, upright = im.size, -1 if _turned(im) in range(5, 9) else 1  # a quarter turn exchanges the sides
+    least = least_decoded(full[::upright], size, framing)[::upright] if framing else (int(1.25*max(size)),)*2
+    im.draft(None, least)
+    return _fit(im, size, channels, framing, full[::upright])
+
+
+def _turned(im):
+    "The camera's mark: 1 is upright, up to 8"
+    return im.getexif().get(0x0112, 1)
 
 
 def _one_mode(im, channels):
@@ -161,11 +166,9 @@ def _one_mode(im, channels):
 
 def _fit(im, size, channels, framing=None, full=None):
     "A picture at `size` by a rule, or its middle at the wanted shape, scaled: uint8 (C, H, W); `full`: see `frame`"
-    turned, (h, w) = im.getexif().get(0x0112, 1), size
+    turned, (h, w) = _turned(im), size
     im = _one_mode(ImageOps.exif_transpose(im) if turned in range(2, 9) else im, channels)
-    if framing:
-        full = full[::-1] if full and turned >= 5 else full  # a quarter turn exchanges the sides
-        return _planes(frame(im, size, framing, full))
+    if framing: return _planes(frame(im, size, framing, full, turned))
     scale = min(im.width/w, im.height/h)
     left, top = (im.width - scale*w)/2, (im.height - scale*h)/2
     box = left, top, im.width - left, im.height - top

@@ -6,7 +6,7 @@ from PIL import Image
 
 from ..base.fields import check_value
 
-__all__ = ['Framing', 'as_framing', 'frame']
+__all__ = ['Framing', 'as_framing', 'least_decoded', 'frame']
 
 
 class Framing(NamedTuple):
@@ -43,10 +43,25 @@ def _resized(image, size, rule):
     return round(w/ratio), round(h/ratio)
 
 
+def least_decoded(image: tuple,  # (width, height) of the file
+                  size: tuple,  # (height, width) that is wanted
+                  rule: Framing,
+                  ) -> tuple:  # (width, height)
+    """How small a decoder may make a picture before `frame` resizes it, in pixels
+
+    A picture of less than four times the size to which the rule resizes it is decoded whole, so that its pixels are those
+    of timm. A larger one may be decoded as small as it is resized: it is read three times as fast, and its pixels differ
+    by about one level of 255.
+    """
+    made = _resized(image, size, rule)
+    return made if all(a >= 4*b for a, b in zip(image, made)) else image
+
+
 def frame(im: Image.Image,  # Grey or RGB
           size: tuple,  # (height, width)
           rule: Framing,
-          full: tuple | None = None,  # (width, height) of the file, where `im` was decoded smaller; None: that of `im`
+          full: tuple | None = None,  # (width, height) upright, where `im` was decoded smaller; None: that of `im`
+          turned: int = 1,  # The camera's mark (EXIF 0x0112) by which `im` was made upright
           ) -> Image.Image:
     """The picture at `size`, as timm's evaluation transform gives it (`timm.data.create_transform`)
 
@@ -55,7 +70,9 @@ def frame(im: Image.Image,  # Grey or RGB
     (w0, h0), (h, w) = full or im.size, size
     rw, rh = _resized((w0, h0), size, rule)
     times = max(1, round(w0/im.width))  # a JPEG decoded at a half, a quarter or an eighth may end in part of a pixel
-    whole = 0, 0, min(w0/times, im.width), min(h0/times, im.height)
+    rest = max(0, im.width - w0/times), max(0, im.height - h0/times)  # which lay right and below as the file has it
+    x, y = rest[0]*(turned in (2, 3, 6, 7)), rest[1]*(turned in (3, 4, 7, 8))
+    whole = x, y, x + im.width - rest[0], y + im.height - rest[1]
     left, top = round((rw - w)/2), round((rh - h)/2)
     resized = im.resize((rw, rh), _MODES[rule.interpolation], box=whole)
     return resized.crop((left, top, left + w, top + h))

@@ -166,7 +166,7 @@ def _key(found, *settings):
     def stamp(path):
         try: return (lambda s: (s.st_size, s.st_mtime_ns))(os.stat(path))
         except OSError: return None
-    h = hashlib.blake2b(repr((3, decoders(), settings)).encode(), digest_size=12)
+    h = hashlib.blake2b(repr((4, decoders(), settings)).encode(), digest_size=12)
     for part, name, p in found:
         h.update(repr((part, name, os.path.abspath(p), stamp(p))).encode('utf-8', 'surrogateescape'))
     return h.hexdigest()

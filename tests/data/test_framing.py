@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from PIL import Image
+from PIL import Image, ImageOps, JpegImagePlugin
 from timm.data import create_transform
 
 from cnn_tricks.core.recipe import Recipe
@@ -29,21 +29,25 @@ def photograph(rng, w, h):
     return Image.fromarray((a*.5 + 128).clip(0, 255).astype(np.uint8))
 
 
-def saved(path, picture, quarter_turn=False, **kw):
+def saved(path, picture, mark=1, **kw):
+    "`mark`: the camera's, which says how the picture lies; 6 is a quarter turn"
     exif = picture.getexif()
-    if quarter_turn: exif[0x0112] = 6
+    if mark != 1: exif[0x0112] = mark
     picture.save(path, exif=exif, **kw)
     return path
 
 
 @pytest.mark.parametrize('size', [128, 224])
 def test_pixels_are_those_of_timm(tmp_path, size):
-    "50 photographs of odd sizes, as JPEG and PNG: the largest difference of a normalised pixel is at most 0.02."
+    """50 photographs of odd sizes, as JPEG and PNG: the largest difference of a normalised pixel is at most 0.02
+
+    A JPEG is below the size from which on it is decoded smaller."""
     rng, worst = np.random.default_rng(size), 0.
     for i in range(25):
-        w, h = (int(v) for v in rng.integers(90, 2600 if i % 8 == 0 else 700, 2))
-        path = saved(tmp_path/f'{i}.{("jpg", "png")[i % 2]}', photograph(rng, w, h), **(dict(quality=90) if i % 2 == 0 else {}))
-        made = pretrained[f'timm/{NETS[i % 4]}']().preprocessing
+        w, h = (int(v) for v in rng.integers(90, 1500 if i % 8 < 2 else 600, 2))
+        jpeg, made = i % 2 == 0, pretrained[f'timm/{NETS[i % 4]}']().preprocessing
+        if jpeg: h = min(h, 4*int(size/made.crop_pct) - 1)
+        path = saved(tmp_path/f'{i}.{"jpg" if jpeg else "png"}', photograph(rng, w, h), **(dict(quality=90) if jpeg else {}))
         theirs = create_transform((3, size, size), is_training=False, interpolation=made.interpolation, crop_pct=made.crop_pct,
                                   crop_mode=made.crop_mode, mean=made.mean, std=made.std)
         want = theirs(Image.open(path).convert('RGB'))
@@ -51,6 +55,25 @@ def test_pixels_are_those_of_timm(tmp_path, size):
         mean, std = (torch.tensor(v).view(3, 1, 1) for v in made.moments(3))
         worst = max(worst, ((x/255 - mean)/std - want).abs().max().item())
     assert worst <= 0.02, worst
+
+
+@pytest.mark.parametrize('mark,turn', [(1, None), (3, Image.Transpose.ROTATE_180), (6, Image.Transpose.ROTATE_90)])
+@pytest.mark.parametrize('size,image,decoded', [((48, 48), (500, 256), (125, 64)), ((48, 48), (219, 1000), (55, 250)),
+    ((48, 48), (433, 437), (55, 55)), ((32, 64), (401, 300), (101, 75)), ((48, 48), (215, 600), (215, 600))])
+def test_large_photographs_are_decoded_small(tmp_path, monkeypatch, size, image, decoded, mark, turn):
+    "From four times the resized picture on the decoder shrinks: pixels change a little, and nothing moves."
+    rule, picture = Framing('bicubic', 0.875), photograph(np.random.default_rng(3), *image)
+    path = saved(tmp_path/'a.jpg', picture.transpose(turn) if turn is not None else picture, mark, quality=90)
+    whole = np.asarray(frame(ImageOps.exif_transpose(Image.open(path)), size, rule)).transpose(2, 0, 1)
+    found, draft = [], JpegImagePlugin.JpegImageFile.draft
+
+    def spy(self, mode, wanted):
+        draft(self, mode, wanted)
+        found.append(self.size[::-1] if mark == 6 else self.size)
+    monkeypatch.setattr(JpegImagePlugin.JpegImageFile, 'draft', spy)
+    off = abs(decode_or_reason(path, size, 3, framing=rule).astype(int) - whole)
+    assert found == [decoded]
+    assert off.max() == 0 if decoded == image else off.mean() < 2 and off.max() <= 12, (off.mean(), off.max())
 
 
 def test_rules_are_those_of_the_configuration():
@@ -76,7 +99,7 @@ def test_sizes_that_are_not_square_and_pictures_that_are_turned(tmp_path):
     buffer = io.BytesIO()
     picture.save(buffer, 'JPEG', quality=95)
     turned = Image.open(buffer).convert('RGB').transpose(Image.Transpose.ROTATE_90)
-    path, rule = saved(tmp_path/'a.png', turned, quarter_turn=True), Framing('bicubic', 0.9)
+    path, rule = saved(tmp_path/'a.png', turned, mark=6), Framing('bicubic', 0.9)
     upright = np.asarray(frame(Image.open(buffer).convert('RGB'), (64, 64), rule)).transpose(2, 0, 1)
     assert np.array_equal(decode_or_reason(path, (64, 64), 3, framing=rule), upright)
 
