@@ -9,6 +9,7 @@ from rich.table import Table
 
 from ..base.files import atomic_write
 from ..base.machine import Machine, default_device
+from ..core.plan import plan
 from ..core.result import Result, load_trained
 from ..core.run_control import Interrupted, TrainingDiverged
 from ..core.train import train, writable_folder
@@ -35,7 +36,7 @@ def load_result(
 )->Result: # as `train` returned it
     "A finished run, read back; raises `UsageError` where the images have changed since"
     m, trained = json.loads((folder/'metrics.json').read_text(encoding='utf-8')), load_trained(folder)
-    data = data.resize(trained.size)
+    data = plan(trained.recipe, data).data.resize(trained.size)
     if m['data']['fingerprint'] != data.fingerprint:
         raise UsageError(f'cannot resume {folder}: the images have changed since it was trained')
     known = {f.name for f in fields(Result)} - {'recipe', 'trained', 'data', 'machine'}

@@ -26,7 +26,8 @@ class RunPlan:
     def with_data(self,
         data:ImageData # of any size
     ): # -> RunPlan
-        "The same plan for these images: they are resized where the recipe has a size"
+        "The same plan for these images: framed as a trick wants them, and resized where the recipe has a size"
+        for t in self.asked.tricks: data = t.images(data)
         r, sized = self.recipe, data.resize(self.recipe.size) if self.recipe.size else data
         steps = budget_steps(r, data)
         return dataclasses.replace(self, recipe=r.replace(steps=steps) if steps else r, data=sized, steps=steps)

@@ -47,6 +47,9 @@ class Trick(NamedValues):
     def recipe(self, r): # the `Recipe` to change -> the changed `Recipe`
         "Change the recipe's core values; `ValueError` where they cannot be changed"
         return r
+    def images(self, data): # `ImageData` -> the same or others
+        "Change the images before they are resized and batched; `data` itself where there is nothing to change"
+        return data
     def loaders(self, dls): # fastai `DataLoaders` of `ImageLoader`s -> the same or others
         "Change what the loaders do to a batch"
         return dls
@@ -59,14 +62,11 @@ class Trick(NamedValues):
     def callbacks(self): # -> list of fastai callbacks
         "Callbacks to train with; one with state has `state_dict` and `load_state_dict`"
         return []
-    def fit(self,
-        learn, # fastai `Learner`
-        recipe): # `Recipe` with its tricks' values and its `steps`
+    def fit(self, learn, recipe): # fastai `Learner`; `Recipe` with its tricks' values and its `steps`
         "Replace the plain fit; at most one trick of a recipe may"
     def applies(self,
         recipe, # `Recipe` with its tricks' values
-        data, # `ImageData`
-        machine): # `Machine` -> str
+        data, machine): # `ImageData`, `Machine` -> str
         "Empty when the trick can be used here, else the reason in one line"
         return ''
 

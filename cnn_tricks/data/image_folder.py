@@ -3,6 +3,7 @@ import hashlib, os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -15,6 +16,7 @@ from .grouped_split import deal_groups
 from .images import ImageData, Part, stratified_order
 from .label_table import find_files
 from .loaders import image_loaders  # noqa: F401 what is read has its method `loaders`
+from .origin import Origin
 from .reading import read_images
 
 __all__ = ['read_folder', 'read_files']
@@ -79,14 +81,18 @@ def read_files(found: list,  # (part, class, path) of each file; part: 'train', 
             if not keep: raise FolderError(f'{printable(root)}: no image can be read: {printable(found[0][2])} is '
                                            f'{read.about["bad"][0]}')
             about = read.about | parts_of(keep)
-            about['copies'] = _copies(read, keep, about['parts'])
-            kept = _keep(key, read, _ordered(keep, about), about, max_memory)
+            about['copies'], order = _copies(read, keep, about['parts']), _ordered(keep, about)
+            about['keys'] = [read.keys[i] for i in order]
+            kept = _keep(key, read, order, about, max_memory)
         except OSError as e: raise FolderError(f'{printable(root)}: its images find no room: {e.strerror}') from None
     drawn = [f'{p} {share:.0%}' for p, share in (('valid', valid), ('test', test)) if p not in layout]
     pool = 'train' if 'train' in layout else 'all'
     whole = '' if groups is None else f', {some(len(set(groups)), "group")} kept whole'
     drawn = drawn and f'drawn from {pool}, stratified{whole}, seed {seed}: {", ".join(drawn)}'
-    return replace(_data(root, *kept, classes, list(_notes(kept[1], found, lines, size, drawn))), framing=framing)
+    again = partial(read_files, found, root, tuple(kept[1]['size']), valid, test, seed, max_memory, progress, layout,
+                    lines, groups=groups)
+    data = _data(root, *kept, classes, list(_notes(kept[1], found, lines, size, drawn)))
+    return replace(data, framing=framing, origin=Origin(again, data.size, kept[1]['keys']))
 
 
 def _ordered(files, about):

@@ -73,6 +73,7 @@ class PartBase:
 class ImageDataBase:
     "Images in the parts `train`, `valid` and `test`, with `classes` and `name`"
     framing: Framing | None = field(default=None, kw_only=True)  # How files were resized and cropped; None: the middle
+    origin: object = field(default=None, kw_only=True)  # `Origin`: how to read the files anew; None: not from files
 
     @property
     def n_classes(self) -> int:

@@ -1,5 +1,5 @@
 """Many image files read to one size, in one pass by threads, into memory or into a file that is mapped"""
-import hashlib, os, warnings
+import os, warnings
 from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -12,6 +12,7 @@ from .bit_depth import white_of
 from .cache import Room, room
 from .decode import decode_or_reason, probe_or_reason, read_or_reason
 from .framing import Framing
+from .origin import pixel_key
 
 __all__ = ['ReadImages', 'read_images']
 
@@ -54,20 +55,17 @@ def read_images(paths: list,  # Image files
     ranges = _ranges([probes[i].depth for i in deep])
     for i in deep:  # now it is known what is white
         take(i, image := decode_or_reason(paths[i], size, 1 if probes[i].grey else 3, ranges, framing))
-        if i not in bad: res.keys[i] = _hash(image)
+        if not isinstance(image, str): res.keys[i] = pixel_key(image)
     seen.update(t for i, p in probes.items() if i not in bad for t in _tags(p, size))
     res.about = dict(side=side, size=size, bad=dict(sorted(bad.items())), seen={t: int(n) for t, n in seen.items()},
                      ranges=ranges)
     return res
 
 
-def _hash(image): return hashlib.blake2b(np.ascontiguousarray(image), digest_size=8).digest()
-
-
 def _read(path, size, framing):
     "(probe, image or None, its hash or None), or why the file cannot be used"
     found = read_or_reason(path, size, framing)
-    return found if isinstance(found, str) else (*found, None if found[1] is None else _hash(found[1]))
+    return found if isinstance(found, str) else (*found, None if found[1] is None else pixel_key(found[1]))
 
 
 def _put(res, row, image, max_memory):

@@ -61,6 +61,7 @@ def try_heads(
     A head on frozen features is no fine-tuned network: a hint at what to try, no verdict on it."""
     tell('features of the images as they are')
     small = tuple(max(8, round(s*3/4)) for s in data.size)
+    for t in recipe.tricks: data = t.images(data)
     pool, k, one = data.train.join(data.valid), data.n_classes, recipe.replace(steps=1)
     x, y, splits, start = _features(one, data, device), pool.y.cpu(), Splits(_numbered(pool, data)), time.monotonic()
     seen = {'as they are': x}

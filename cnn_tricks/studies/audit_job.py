@@ -73,7 +73,7 @@ class Job:
         start, recipe, data = time.monotonic(), Recipe.from_dict(arm.recipe), self.splits.round(seed)
         try:
             r = train(recipe, data, seed, progress=False, device=self.device)
-            right = (r.trained.predict(data.test.x).argmax(1) == data.test.y.cpu()).numpy()
+            right = (r.trained.predict(r.data.test.x).argmax(1) == r.data.test.y.cpu()).numpy()
             arm.runs.append(Run(seed, r.test(self.metric), r.score(self.metric), r.steps, r.seconds, chosen=r.chosen))
         except TrainingDiverged as e:
             right = np.zeros(len(data.test), bool)

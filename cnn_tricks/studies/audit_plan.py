@@ -125,6 +125,7 @@ def _weights(recipe, data): # -> what the network is made of and starts with
 def _idle(base, trick, data): # has the recipe already what the trick would bring?
     if any(getattr(type(trick), hook) is not getattr(Trick, hook) for hook in ('loaders', 'callbacks', 'fit')):
         return False
+    if type(trick).images is not Trick.images: return trick.images(data) is data
     if _filled(plan(base).recipe) != _filled(plan(base + trick).recipe): return False
     same = all(getattr(type(trick), hook) is getattr(Trick, hook) for hook in ('structure', 'initialise'))
     return same or _weights(base, data) == _weights(base + trick, data)

@@ -73,7 +73,7 @@ def frozen_head(
                     accuracy=found[decay][1])]
     mean, std = (torch.as_tensor(v).tolist() for v in (dl.mean, dl.std))
     trained = Trained(model.eval(), p.asked, list(data.classes), data.channels, p.data.size, mean, std, data.ranges,
-                      data.framing)
+                      p.data.framing)
     chosen = dict(frozen_head=dict(decay=decay, valid_loss={str(d): v[0] for d, v in found.items()}))
     result = Result(p.asked, trained, p.data, seed, 0, seconds, history, [], [], machine(device), chosen=chosen)
     return result, KeptFeatures(parts['train'])
