@@ -1,0 +1,65 @@
+"Spark, Dask and Ray train as torchrun does, go on after a killed process, and leave no server behind."
+import json, os, sys, time, uuid
+
+import psutil
+import pytest
+from common import ROOT, run
+
+SCRIPT = ROOT/'scripts'/'record'/'clusters.py'
+PACKAGES = {'dask': 'distributed', 'spark': 'pyspark', 'ray': 'ray'}
+SERVERS = {'dask': 'dask_cluster()', 'spark': 'spark_daemons(Path(tempfile.mkdtemp()))', 'ray': 'ray_cluster()'}
+SYSTEMS = pytest.mark.parametrize('system', PACKAGES)
+
+
+@pytest.fixture
+def marked():
+    "An environment whose processes can be told from all others; in the end none of them may be left."
+    mark = f'CNN_TRICKS_MARK_{uuid.uuid4().hex}'
+    yield {mark: '1'}
+    until = time.monotonic() + 60
+    while (left := list(with_mark(mark))) and time.monotonic() < until: time.sleep(0.5)
+    for p in left: p.kill()
+    assert not left
+
+
+def with_mark(mark):
+    for p in psutil.process_iter():
+        try:
+            if mark in p.environ() and p.status() != psutil.STATUS_ZOMBIE and p.pid != os.getpid(): yield p
+        except psutil.Error: pass
+
+
+def found(system, folder, env):
+    if system in PACKAGES: pytest.importorskip(PACKAGES[system], reason=f'{PACKAGES[system]} is not installed')
+    run(sys.executable, SCRIPT, system, '--quick', '--folder', folder, env=env)
+    return json.loads((folder/'clusters.json').read_text())[system]
+
+
+def check(row, by_itself, error=''):
+    assert row['undisturbed']['difference'] <= 1e-6 and row['killed']['difference'] <= 1e-6
+    assert row['killed']['by_itself'] == by_itself and error in row['killed']['error']
+    assert 0 < row['undisturbed']['training'] < row['undisturbed']['whole']
+
+
+def test_torchrun_goes_on_by_itself(tmp_path, marked):
+    check(found('torchrun', tmp_path, marked), True)
+
+
+def test_dask(tmp_path, marked): check(found('dask', tmp_path, marked), False, 'ProcessLost: process 0 of 2 has lost another')
+
+
+def test_ray(tmp_path, marked): check(found('ray', tmp_path, marked), True)
+
+
+def test_spark(tmp_path, marked):
+    ways = found('spark', tmp_path, marked)['ways']
+    assert set(ways) == {'local', 'standalone'}
+    for row in ways.values(): check(row, False)
+
+
+@SYSTEMS
+def test_servers_end_when_the_work_fails(system, tmp_path, marked):
+    pytest.importorskip(PACKAGES[system], reason=f'{PACKAGES[system]} is not installed')
+    code = f'import runpy, tempfile\nfrom pathlib import Path\nm = runpy.run_path({str(SCRIPT)!r}, run_name="clusters")\n' \
+           f'with m["{SERVERS[system].split("(")[0]}"]({SERVERS[system].split("(", 1)[1]}: raise SystemExit(7)'
+    run(sys.executable, '-c', code, env=marked, code=7)
