@@ -23,7 +23,7 @@ if 'PYTEST_XDIST_WORKER' not in os.environ:  # workers, kernels and commands inh
     scratch = tempfile.mkdtemp(prefix='cnn_tricks_tests_')
     atexit.register(shutil.rmtree, scratch, ignore_errors=True)
     os.environ['PYTHONPATH'] = str(OFFLINE)
-    for name in 'CNN_TRICKS_CACHE', 'IPYTHONDIR', 'JUPYTER_RUNTIME_DIR':
+    for name in 'CNN_TRICKS_CACHE', 'IPYTHONDIR', 'JUPYTER_RUNTIME_DIR', 'KERAS_HOME':
         os.environ[name] = str(Path(scratch)/name.lower())
     os.environ.pop('CNN_TRICKS_DATA', None)
 
