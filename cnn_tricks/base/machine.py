@@ -2,17 +2,19 @@
 import os, platform
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 import torch
 
-__all__ = ['Machine', 'default_device', 'machine', 'finish_work', 'fitting_threads']
+__all__ = ['Machine', 'default_device', 'machine', 'finish_work', 'random_device', 'fitting_threads']
 
 
 @dataclass(frozen=True)
 class Machine:
     "What a figure has to be read against: device, cores, threads, memory and versions"
-    device: str  # 'cpu', 'cuda' or 'mps'
+    device: str  # 'cpu', 'cuda', 'mps' or 'xla'
     name: str  # The processor's or the accelerator's name
     cores: int  # CPU cores this process may use
     threads: int  # Threads torch uses
@@ -29,14 +31,14 @@ def default_device() -> str:  # 'cuda', 'mps' or 'cpu'
     return 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
 
 
-def machine(device: str | None = None,  # 'cpu', 'cuda', 'mps'; None: the default
+def machine(device: str | None = None,  # 'cpu', 'cuda', 'mps', 'xla'; None: the default
             ) -> Machine:
     "Describe this machine, without touching its settings"
     device = str(device or default_device()).split(':')[0]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
     pages = os.sysconf('SC_PHYS_PAGES') if hasattr(os, 'sysconf') else 0
     memory = pages * os.sysconf('SC_PAGE_SIZE') / 2**30 if pages else float('nan')
-    name = torch.cuda.get_device_name() if device == 'cuda' else _cpu_name()
+    name = torch.cuda.get_device_name() if device == 'cuda' else _xla_name() if device == 'xla' else _cpu_name()
     return Machine(device, name, cores, torch.get_num_threads(), round(memory, 1),
                    f'{platform.system()} {platform.machine()}', torch.__version__)
 
@@ -45,8 +47,24 @@ def finish_work(
     device=None # torch device, or its name: 'cuda'; None: the accelerator, of whatever make, if there is one
 ):
     "Wait until the device has done what it was given: Python only hands work over, so a clock must wait for it"
-    if device is not None: getattr(torch, torch.device(device).type).synchronize()
+    kind = None if device is None else torch.device(device).type
+    if kind == 'xla': import_module('torch_xla').sync(wait=True)
+    elif kind: getattr(torch, kind).synchronize()
     elif torch.accelerator.is_available(): torch.accelerator.synchronize()
+
+
+def random_device(
+    device # torch device, or its name
+)->torch.device: # the device itself; the processor for kinds without a generator: 'xla', 'meta'
+    "Where random numbers with a seed of their own can be drawn for work on the device"
+    return torch.device(device if _has_generator(torch.device(device).type) else 'cpu')
+
+
+@cache
+def _has_generator(kind): # a kind of device: 'cuda'
+    try: torch.Generator(kind)
+    except RuntimeError: return False
+    return True
 
 
 @contextmanager
@@ -59,6 +77,10 @@ def fitting_threads(numbers: int,  # How many numbers an operation handles
     try: yield
     finally:
         if few: torch.set_num_threads(threads)
+
+
+def _xla_name(): # what the compiler compiles for: 'TPU through XLA'
+    return f"{import_module('torch_xla.runtime').device_type()} through XLA"
 
 
 def _cpu_name():

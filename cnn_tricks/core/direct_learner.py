@@ -30,10 +30,12 @@ def last_hyper(
 class SmoothLossRecorder(Recorder):
     "fastai's `Recorder`; in training it computes the smoothed loss once for each step instead of twice"
     name, _xtra = 'recorder', None # `_xtra`: fastcore looks for it with each attribute that is the learner's
+    told = False # are losses told, some steps later? Where a read would make the processor wait for the device
 
     def after_batch(self):
         "Update the figures of the epoch; those of a training step are the smoothed loss and the learning rate"
         learn, smooth = self.learn, self.smooth_loss
+        if self.told and learn.training: return self.lrs.append(last_hyper(learn.opt, 'lr'))
         loss = learn.loss
         plain = type(loss) is torch.Tensor and loss.device.type == 'cpu' and not loss.dim()
         if not learn.training or self.train_metrics or self.cancel_train or not plain: return super().after_batch()
@@ -44,6 +46,17 @@ class SmoothLossRecorder(Recorder):
         self.lrs.append(last_hyper(learn.opt, 'lr'))
         self.losses.append(value)
         learn.smooth_loss = value
+
+    def tell(self,
+        losses # of the steps since the last call: float32 (steps,), on the processor
+    ):
+        "What `after_batch` does with the loss of each step"
+        smooth = self.smooth_loss
+        for loss in losses:
+            smooth.count += 1
+            smooth.val = torch.lerp(loss, smooth.val, smooth.beta)
+            self.losses.append(smooth.value)
+        self.learn.smooth_loss = smooth.value
 
 
 class PlainTensors(CastToTensor):

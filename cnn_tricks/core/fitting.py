@@ -17,6 +17,7 @@ class Order(IntEnum):
     "The place of each callback among fastai's, which calls the lowest first; fastai's own stand in the comments"
     PROCESSES = -10 # a group of processes is formed before `RUN` counts its steps; fastai's `TrainEvalCallback`
     RUN = -5 # seeds and counts each step before anything acts in it, but after the mode is set
+    LAZY = -4 # after `RUN` has seeded and counted the step, before anything else looks at it
     PRECISION = 10 # gradients are unscaled before callbacks that clip them; fastai's `MixedPrecision`
     RESIZE = 11 # after what counts steps, resumes, and makes plain tensors of a batch
     HEAT = 45 # before an average of weights, which was validated, gives way to the weights in training

@@ -68,6 +68,7 @@ class RunControl(FitCallback):
     `TypeError` where `state` is no `RunState` or `every` no number, `ValueError` where `every` is below 0.
     """
     order, _xtra = Order.RUN, None # `_xtra`: fastcore looks for it with each attribute that is the learner's
+    told = False # as the recorder's: losses come later
 
     def __init__(self,
         state:RunState, # where the run stands
@@ -136,7 +137,7 @@ class RunControl(FitCallback):
     def after_loss(self):
         "On a CPU a look costs nothing: the step is not made"
         loss = self.learn.loss
-        if not self.learn.training or loss.device.type != 'cpu': return
+        if self.told or not self.learn.training or loss.device.type != 'cpu': return
         if math.isfinite(loss.item()) if loss.numel() == 1 else torch.isfinite(loss).all(): return
         self._diverged(self.state.step + 1, loss.item(), last_hyper(self.learn.opt, 'lr'))
         raise CancelFitException

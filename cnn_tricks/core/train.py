@@ -15,6 +15,7 @@ from ..data.images import ImageData
 from .components import in_range, losses, optimizers, schedules
 from .direct_learner import DirectLearner, ScalarScheduler
 from .fitting import limited, random_kept, stop_on_signal
+from .lazy_device import even_batch, lazy_steps
 from .plan import budget_steps, plan
 from .recipe import Recipe, Trick
 from .result import Result, Trained, build_network, images_at_once
@@ -44,12 +45,14 @@ def _build(p, seed, device, cbs): # a `RunPlan` with data -> `Learner`
     torch.manual_seed(seed)
     net = build_network(r, data.channels, data.n_classes, data.size)
     _try_images(r, net, data)
-    dls = data.loaders(r.batch_size, valid_batch_size=max(r.batch_size, images_at_once(data.size)), seed=seed,
-                       channels_last=r.channels_last, device=device)
+    lazy, at_once = lazy_steps(device), max(r.batch_size, images_at_once(data.size))
+    if lazy: at_once = even_batch(len(data.valid), at_once)
+    dls = data.loaders(r.batch_size, valid_batch_size=at_once, seed=seed, channels_last=r.channels_last, device=device)
     for t in r.tricks: dls = t.loaders(dls)
     opt_func = partial(OptimWrapper, opt=partial(optimizers[r.optimizer], **r.optimizer_args))
-    cbs = [cb for t in r.tricks for cb in t.callbacks()] + list(cbs)
-    return DirectLearner(dls, net, losses[r.loss](**r.loss_args), opt_func, r.lr, cbs=cbs, metrics=accuracy)
+    cbs = lazy + [cb for t in r.tricks for cb in t.callbacks()] + list(cbs)
+    # a move gives XLA's networks other weights than those that an optimiser was made with: first the move
+    return DirectLearner(dls, net.to(device), losses[r.loss](**r.loss_args), opt_func, r.lr, cbs=cbs, metrics=accuracy)
 
 
 def learner(

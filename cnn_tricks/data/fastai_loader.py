@@ -7,6 +7,7 @@ import torch
 from fastai.data.load import DataLoader
 
 from ..base.fields import check_value
+from ..base.machine import random_device
 from .images import Part
 from .items import as_part
 
@@ -84,13 +85,18 @@ class FastaiLoader(DataLoader):
             if labels is y: x = changed
         return x
 
+    @property
+    def work_device(self):  # `torch.device`
+        "Where batches are made: the loader's device, or the processor where that cannot draw with a seed of its own"
+        return random_device(self.device)
+
     def per_channel(self,
                     name: str,  # 'mean' or 'std'
                     ) -> torch.Tensor:  # float32 (C, 1, 1)
-        "`mean` or `std`, shaped to meet a batch, on the loader's device; kept from batch to batch"
+        "`mean` or `std`, shaped to meet a batch, on `work_device`; kept from batch to batch"
         kept = self.__dict__.setdefault('_per_channel', {})
-        key = name, self.device
-        if key not in kept: kept[key] = torch.as_tensor(getattr(self, name)).float().to(self.device).view(-1, 1, 1)
+        key = name, device = name, self.work_device
+        if key not in kept: kept[key] = torch.as_tensor(getattr(self, name)).float().to(device).view(-1, 1, 1)
         return kept[key]
 
     def decode_batch(self,
@@ -99,7 +105,7 @@ class FastaiLoader(DataLoader):
                      full: bool = True,  # As fastai calls it; of no meaning here
                      ) -> list:  # (image, text of its label)
         "The first `max_n` images of a batch as before normalising, in [0, 1], each with its label's text"
-        x, y = b[0][:max_n].detach().to(self.device), b[1][:max_n].tolist() if len(b) > 1 else [None]*len(b[0])
+        x, y = b[0][:max_n].detach().to(self.work_device), b[1][:max_n].tolist() if len(b) > 1 else [None]*len(b[0])
         if self.mean is not None: x = x*self.per_channel('std') + self.per_channel('mean')
         return list(zip(x.clamp(0, 1).cpu(), map(self._label, y)))
 

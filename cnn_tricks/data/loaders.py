@@ -62,14 +62,15 @@ class ImageLoader(FastaiLoader):
               generator: torch.Generator,  # For `augment`
               ) -> tuple:  # x: float32 (B, C, H, W); y: int64 (B,)
         "One batch: slice, to [0, 1], augment, normalise, lay out; on the loader's device"
-        part = self.dataset
+        part, work = self.dataset, self.work_device
         with fitting_threads(len(idx)*math.prod(part.x.shape[1:])):  # a small batch is done sooner by one thread
-            x = part.x.index_select(0, idx).to(self.device, non_blocking=True).float().div_(255)
-            y = part.y.index_select(0, idx).to(self.device, non_blocking=True)
+            x = part.x.index_select(0, idx).to(work, non_blocking=True).float().div_(255)
+            y = part.y.index_select(0, idx).to(work, non_blocking=True)
             for fn in self.augment: x, y = fn(x, y, generator)
             if part.turns: x = self.augment_spare(x, y, generator)
             if self.mean is not None: x = (x - self.per_channel('mean')).div_(self.per_channel('std'))
-            return (x.contiguous(memory_format=torch.channels_last) if self.channels_last else x), y
+            x = x.contiguous(memory_format=torch.channels_last) if self.channels_last else x
+            return x.to(self.device), y.to(self.device)
 
 # %% ../../nbs/00_data.ipynb #loader-iter
 @patch
@@ -84,7 +85,7 @@ def __iter__(self: ImageLoader):
     self.skip, self.limit = 0, None
     # counted at the start: an iteration that is broken off, at any time, has used up its epoch
     if self.shuffle: self.epoch += 1
-    generator, turns = torch.Generator(self.device), self.dataset.turns
+    generator, turns = torch.Generator(self.work_device), self.dataset.turns
     epoch, purpose = (next(turns), 4) if turns else (epoch, 2)
     self.before_iter()
     for step in range(skip, limit):

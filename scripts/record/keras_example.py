@@ -78,6 +78,7 @@ def main():
     p.add_argument('--backend', default='torch', choices=('torch', 'tensorflow', 'jax'), help='default: %(default)s')
     p.add_argument('--quick', action='store_true', help='small and short, for a try; writes elsewhere')
     a = p.parse_args()
+    import torch._dynamo  # before TensorFlow: in the other order this import crashed the process
     os.environ['KERAS_BACKEND'] = a.backend
     import keras  # late: it reads the variable
     from importlib.metadata import version
