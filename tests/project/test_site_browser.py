@@ -144,3 +144,17 @@ def test_sidebar_leads_to_the_lessons(site, browser):
         page.wait_for_url('**/01_cnn.html')
         assert page.locator('h1').first.is_visible()
         page.close()
+
+
+def test_contents_are_a_click_away_on_a_telephone(site, browser):
+    "The list that stands beside a page on a desktop is under the title on a telephone, and leads to the sections."
+    with served(site) as address, opened(browser, f'{address}/claims.html', width=390) as page:
+        box = page.locator('details.ct-contents')
+        assert box.is_visible() and not box.locator('a').first.is_visible()
+        box.locator('summary').click()
+        link = box.locator('a').first
+        link.click()
+        place = link.get_attribute('href')
+        assert page.url.endswith(place) and page.locator(place).bounding_box()['y'] < 844
+        page.set_viewport_size(dict(width=1280, height=900))
+        assert not box.is_visible()
