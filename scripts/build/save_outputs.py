@@ -27,10 +27,10 @@ from cnn_tricks.course.lesson import recorded_time
 ROOT = Path(__file__).resolve().parents[2]
 TIMES = ROOT/'results'/'times.json'
 SKIP = 'skip-execution'
-LARGE = 75_000  # bytes of a figure, which are 100 kB in the notebook
-# Figures are drawn with twice the pixels that they are shown with, at 100 pixels an inch, whatever a lesson sets
+LARGE = 100_000  # characters of a figure in the notebook
+# Figures are drawn with twice the pixels that they are shown with, at 80 pixels an inch, whatever a lesson sets
 SHARP = ["--InlineBackend.figure_formats={'retina'}",
-         "--InlineBackend.print_figure_kwargs={'dpi': 200, 'bbox_inches': 'tight'}"]
+         "--InlineBackend.print_figure_kwargs={'dpi': 160, 'bbox_inches': 'tight'}"]
 
 
 def tested_ids(path) -> set:
@@ -104,24 +104,34 @@ def replace_text(nb, old, new):
     for d in data: d.update({k: v.replace(old, new) for k, v in d.items() if isinstance(v, str)})
 
 
-def smaller(png) -> str:
+def smaller(png, dpi=None) -> str:
     """A figure (base64) in at most 256 colours, where that takes less room: drawn lines and grey pictures need no more.
-    Noisy pictures in colour get fewer, so that a lesson stays small."""
-    image = Image.open(io.BytesIO(base64.b64decode(png))).convert('RGBA')
-    if image.getextrema()[3][0] < 255: return png  # something shines through
+    Noisy pictures in colour get fewer, so that a lesson stays small. `dpi` is written into the file."""
+    image = Image.open(io.BytesIO(base64.b64decode(png)))
+    plain = encoded(image, dpi) if dpi else png
+    image = image.convert('RGBA')
+    if image.getextrema()[3][0] < 255: return plain  # something shines through
     for colours in 256, 128, 64:
-        out = io.BytesIO()
-        packed = image.convert('RGB').quantize(colours, Image.Quantize.MEDIANCUT, kmeans=2*(colours < 256),
-                                               dither=Image.Dither.NONE)  # a mean keeps greys grey, in seconds
-        packed.save(out, 'png', optimize=True)
-        if len(out.getvalue()) < LARGE: break
-    return min(png, base64.b64encode(out.getvalue()).decode() + '\n', key=len)
+        packed = encoded(image.convert('RGB').quantize(colours, Image.Quantize.MEDIANCUT, kmeans=2*(colours < 256),
+                                                       dither=Image.Dither.NONE), dpi)  # a mean keeps greys grey
+        if len(packed) < LARGE: break
+    return min(plain, packed, key=len)
+
+
+def encoded(image, dpi) -> str:
+    "A picture as a PNG in base64."
+    out = io.BytesIO()
+    image.save(out, 'png', optimize=True, **dict(dpi=(dpi, dpi)) if dpi else {})
+    return base64.b64encode(out.getvalue()).decode() + '\n'
 
 
 def shrink_figures(nb):
+    """Make the figures of `nb` smaller. Those with twice the pixels that they are shown with say 192 dots an inch: from
+    this Quarto knows that it shows them with half of their pixels."""
     for c in nb.cells:
         for o in c.get('outputs', ()):
-            if 'image/png' in o.get('data', ()): o.data['image/png'] = smaller(o.data['image/png'])
+            if 'image/png' not in o.get('data', ()): continue
+            o.data['image/png'] = smaller(o.data['image/png'], 192 if 'image/png' in o.metadata else None)
 
 
 def save(path, cell_timeout=120):
