@@ -16,6 +16,7 @@ __all__ = ['DEFAULT_WEIGHTS', 'FolderLook', 'look_at', 'choose_base', 'head_reci
 
 DEFAULT_WEIGHTS = 'timm/tf_efficientnet_lite0'  # 3.4 million parameters without its head; the plain install has them
 _own_names = {'efficientnet_lite0': 'imagenet'}  # networks of ours whose weights have another name
+_changes = dict(name='augment', flip=0.5, degrees=10., zoom=1.2, translate=0.07)
 _grey = {'1', 'L', 'LA', 'La', 'F', 'I', 'I;16', 'I;16B', 'I;16L'}
 
 
@@ -118,22 +119,24 @@ def tuning_recipe(
     Label smoothing and a head that starts from a probe (Kumar et al. 2022, arXiv 2202.10054), the usual mild changes
     of photographs: mirrored, turned by up to 10 degrees, enlarged by up to a fifth."""
     start = [] if decay is None else [dict(name='head_start', decay=decay)]
-    changes = dict(name='augment', flip=0.5, degrees=10., zoom=1.2, translate=0.07)
     tuned = dict(name='fine_tune', weights=base['weights'], lr_mult=10.)
     return Recipe.from_dict(dict(
         network='article', optimizer='adamw', lr=o['lr'] or 4e-3, batch_size=o['batch_size'] or 32, steps=1,
-        loss_args=dict(label_smoothing=0.1), channels_last=True, tricks=[tuned, *start, changes]))
+        loss_args=dict(label_smoothing=0.1), channels_last=True, tricks=[tuned, *start, _changes]))
 
 
 def scratch_recipe(
     base:dict, # of `choose_base`
     o:dict # options: `batch_size`, `lr`
 )->Recipe: # with its own epochs
-    "The network untrained, for photographs: residual blocks, one cycle, mirrored and moved images, label smoothing"
-    name = base['network'] if not base['weights'] else 'resnet'
-    args, lr = (dict(width=16, blocks=(1, 1, 1)), 6e-3) if name == 'resnet' else ({}, 2e-3)
-    return Recipe.from_dict(dict(
-        network=name, network_args=args, size=64 if base['weights'] else None, optimizer='adamw',
-        lr=o['lr'] or lr, schedule='one_cycle', epochs=20, batch_size=o['batch_size'] or 64, loss_args=dict(label_smoothing=0.1), channels_last=True,
-        tricks=[dict(name='flip_shift', p=0.5, pixels=4)]))
+    """The network untrained, one cycle, label smoothing, images changed a little
 
+    The residual network sees small images first, so that it makes more steps in the same seconds."""
+    name = base['network'] if not base['weights'] else 'resnet'
+    own = name == 'resnet'
+    args, lr = (dict(width=16, blocks=(1, 1, 1)), 6e-3) if own else ({}, 2e-3)
+    tricks = [_changes, dict(name='progressive_resizing')] if own else [dict(name='flip_shift', p=0.5, pixels=4)]
+    return Recipe.from_dict(dict(
+        network=name, network_args=args, size=64 if base['weights'] else None, optimizer='adamw', lr=o['lr'] or lr,
+        schedule='one_cycle', epochs=20, batch_size=o['batch_size'] or 64, loss_args=dict(label_smoothing=0.1),
+        channels_last=True, tricks=tricks))

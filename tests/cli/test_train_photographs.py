@@ -120,7 +120,9 @@ def test_recipes_hold_what_was_chosen():
     tuned = tuning_recipe(base, FREE | dict(lr=1e-3, batch_size=8), decay=0.1)
     assert [t.name for t in tuned.tricks] == ['fine_tune', 'head_start', 'augment'] and tuned.tricks[1].decay == 0.1
     assert (tuned.lr, tuned.batch_size) == (1e-3, 8)
-    assert scratch_recipe(base, FREE).network == 'resnet' and scratch_recipe(base | dict(weights=''), FREE).network == 'timm/test_resnet'
+    own, other = (scratch_recipe(base | b, FREE) for b in ({}, dict(weights='')))
+    assert (own.network, [t.name for t in own.tricks]) == ('resnet', ['augment', 'progressive_resizing'])
+    assert (other.network, [t.name for t in other.tricks]) == ('timm/test_resnet', ['flip_shift'])
 
 
 # the command
