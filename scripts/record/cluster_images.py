@@ -118,7 +118,7 @@ def by_hadoop(work):
         sums[1] += 1
     counters = dict(l.strip().split('=') for l in done.stdout.splitlines() if '=' in l)
     return dict(images=len(work.paths), maps=int(counters['maps']), reducers=len(list((folder/'out').glob('part-r-*'))), seconds=round(seconds, 1),
-                equal=found == wanted, classes={k: v for k, v in sorted(found.items())})
+                equal=found == wanted, classes=dict(sorted(found.items())))
 
 
 WAYS = dict(spark=shards(by_spark), dask=shards(by_dask), hadoop=by_hadoop)

@@ -9,7 +9,7 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')  # before torch is imported
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 os.environ |= {'PYSPARK_PYTHON': sys.executable, 'PYSPARK_DRIVER_PYTHON': sys.executable, 'SPARK_LOCAL_IP': '127.0.0.1',
                'RAY_AUTH_MODE': 'disabled', 'RAY_USAGE_STATS_ENABLED': '0', 'RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO': '0',
-               'RAY_raylet_start_wait_time_s': '300', 'RAY_agent_register_timeout_ms': '300000'}
+               'RAY_raylet_start_wait_time_s': '60'}
 os.environ.pop('SPARK_HOME', None)
 
 WAIT = 300.  # seconds for a server to be there: a busy machine is no fault
@@ -81,10 +81,18 @@ def dask_cluster(workers=2):
 
 
 @contextmanager
-def ray_cluster(cpus=2):
+def ray_cluster(cpus=2, tries=5):
+    """A connection to a new Ray cluster of this machine. Its node waits 15 s for its own helpers and then dies, which is
+    too short for a busy machine; so it is tried again."""
     import ray
     try:
-        ray.init(num_cpus=cpus, include_dashboard=False, object_store_memory=200 << 20, log_to_driver=False,
-                 logging_level='ERROR', configure_logging=False, _node_ip_address='127.0.0.1')
+        for left in reversed(range(tries)):
+            try:
+                ray.init(num_cpus=cpus, include_dashboard=False, object_store_memory=200 << 20, log_to_driver=False,
+                         logging_level='ERROR', configure_logging=False, _node_ip_address='127.0.0.1')
+                break
+            except Exception:
+                ray.shutdown()
+                if not left: raise
         yield ray
     finally: ray.shutdown()

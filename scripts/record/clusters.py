@@ -4,7 +4,7 @@
     python scripts/record/clusters.py ray --quick    # fewer steps, fewer ways, into build/quick/
 
 Each system trains once undisturbed and once with a process that is killed; both are compared with torchrun's weights.
-Every NAME is written as soon as it is done, beside what the file has of the others. Spark needs Java and `pyspark`, the
+Every run is written as soon as it is done, beside what the file has of the others. Spark needs Java and `pyspark`, the
 others `distributed` and `ray[train]`: an environment of their own will do.
 """
 import argparse, json, os, platform, shutil, subprocess, sys, tempfile, time, warnings
@@ -127,8 +127,9 @@ def of_torchrun(work, quick):
     found = dict(version=version('torch').split('+')[0])
     if not (work.reference/'weights.pt').exists(): reference(work)
     found['undisturbed'] = work.undisturbed('torchrun-again', torchrun(work))
+    yield found
     found['killed'] = work.killed('torchrun', torchrun(work, restarts=2))
-    return found
+    yield found
 
 
 def reference(work):
@@ -139,7 +140,7 @@ def reference(work):
 # Spark
 
 def of_spark(work, quick):
-    ways = {'local': ('local[2]', True), 'local-cluster': ('local-cluster[2,1,1024]', False), 'standalone': (None, False)}
+    ways = {'local': ('local[2]', True), 'standalone': (None, False), 'local-cluster': ('local-cluster[2,1,1024]', False)}
     if quick: del ways['local-cluster']
     found = dict(version=version('pyspark'), ways={})
     for name, (master, local) in ways.items():
@@ -149,9 +150,9 @@ def of_spark(work, quick):
             with spark_session(address):
                 row = found['ways'][name] = dict(start=round(time.perf_counter() - begin, 1))
                 row['undisturbed'] = work.undisturbed(f'spark-{name}', launch)
+                yield found
                 if name != 'local-cluster': row['killed'] = work.killed(f'spark-{name}', launch)
-        print(f'  spark {name}: {row}', flush=True)
-    return found
+        yield found
 
 
 # Dask
@@ -162,8 +163,9 @@ def of_dask(work, quick):
         launch = lambda fit, folder: again_if_few(client, lambda: on_dask(client, fit, 2, seconds=WAIT))
         found = dict(version=version('distributed'), start=round(time.perf_counter() - begin, 1))
         found['undisturbed'] = work.undisturbed('dask', launch)
+        yield found
         found['killed'] = work.killed('dask', launch)
-    return found
+        yield found
 
 
 def again_if_few(client, run):
@@ -180,8 +182,9 @@ def of_ray(work, quick):
         launch = lambda fit, folder, retries=0: on_ray(fit, folder/'ray', 2, retries=retries, seconds=WAIT)
         found = dict(version=version('ray'), start=round(time.perf_counter() - begin, 1))
         found['undisturbed'] = work.undisturbed('ray', launch)
+        yield found
         found['killed'] = work.killed('ray', lambda fit, folder: launch(fit, folder, retries=1))
-    return found
+        yield found
 
 
 SYSTEMS = dict(torchrun=of_torchrun, spark=of_spark, dask=of_dask, ray=of_ray)
@@ -209,13 +212,13 @@ def main():
     if a.worker: return worker(a.worker, a.steps, a.kill_at)
     if unknown := set(a.names) - set(SYSTEMS): p.error(f'unknown: {", ".join(sorted(unknown))}')
     path = (a.folder or ROOT/('build/quick' if a.quick else 'results/bench'))/'clusters.json'
-    work = Work(Path(tempfile.mkdtemp()), 12 if a.quick else 60)
+    work = Work(Path(tempfile.mkdtemp()), 12 if a.quick else 24)
     try:
         reference(work)
         for name in a.names or SYSTEMS:
-            found = SYSTEMS[name](work, a.quick)
-            write(path, name, found, work.steps)
-            print(f'{path}: {name}: {json.dumps(found)}', flush=True)
+            for found in SYSTEMS[name](work, a.quick):  # more of it each time
+                write(path, name, found, work.steps)
+                print(f'{path}: {name}: {json.dumps(found)}', flush=True)
     finally: shutil.rmtree(work.folder, ignore_errors=True)
 
 
