@@ -5,7 +5,7 @@ import psutil
 import pytest
 from common import ROOT, run
 
-SCRIPT = ROOT/'scripts'/'record'/'clusters.py'
+SCRIPT = ROOT/'scripts'/'clusters'/'training.py'
 PACKAGES = {'dask': 'distributed', 'spark': 'pyspark', 'ray': 'ray'}
 SERVERS = {'dask': 'dask_cluster()', 'spark': 'spark_daemons(Path(sys.argv[1]))', 'ray': 'ray_cluster()'}
 SYSTEMS = pytest.mark.parametrize('system', PACKAGES)
@@ -60,6 +60,6 @@ def test_spark(tmp_path, marked):
 @SYSTEMS
 def test_servers_end_when_the_work_fails(system, tmp_path, marked):
     pytest.importorskip(PACKAGES[system], reason=f'{PACKAGES[system]} is not installed')
-    code = f'import sys; sys.path.insert(0, {str(SCRIPT.parent)!r})\nfrom cluster_servers import *\n' \
+    code = f'import sys; sys.path.insert(0, {str(SCRIPT.parent)!r})\nfrom servers import *\n' \
            f'with {SERVERS[system]}: raise SystemExit(7)'
     run(sys.executable, '-c', code, tmp_path, env=marked, code=7)

@@ -3,8 +3,6 @@ import os, socket, subprocess, sys, time
 from contextlib import contextmanager
 from pathlib import Path
 
-# a script's own folder holds distributed.py, which would hide Dask's package of that name
-sys.path[:] = [p for p in sys.path if Path(p).resolve() != Path(__file__).resolve().parent]
 os.environ.setdefault('OMP_NUM_THREADS', '1')  # before torch is imported
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 os.environ |= {'PYSPARK_PYTHON': sys.executable, 'PYSPARK_DRIVER_PYTHON': sys.executable, 'SPARK_LOCAL_IP': '127.0.0.1',

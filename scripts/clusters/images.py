@@ -1,7 +1,7 @@
 """Make the recorded preparation of images of lesson 41: shards by Spark and by Dask, class means by Hadoop's MapReduce.
 
-    python scripts/record/cluster_images.py [NAME ...]     # into results/bench/cluster_images.json; NAME: spark, dask, hadoop
-    python scripts/record/cluster_images.py dask --quick   # fewer images, into build/quick/
+    python scripts/clusters/images.py [NAME ...]     # into results/bench/cluster_images.json; NAME: spark, dask, hadoop
+    python scripts/clusters/images.py dask --quick   # fewer images, into build/quick/
 
 2,000 PNG files in a folder a class are made 14 pixels wide and kept as shards, which must hold what one process makes
 of them. Spark and Hadoop need Java and `pyspark` (it carries Hadoop's client), Hadoop's job javac as well.
@@ -11,7 +11,7 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
-from cluster_servers import dask_cluster, spark_session
+from servers import dask_cluster, spark_session
 
 warnings.filterwarnings('ignore')
 
@@ -100,7 +100,7 @@ def by_hadoop(work):
     jars, folder = Path(pyspark.__file__).parent/'jars', Path(tempfile.mkdtemp(dir=work.folder))
     (folder/'core-site.xml').write_text('<configuration/>')
     (folder/'paths.txt').write_text('\n'.join(work.paths) + '\n')
-    subprocess.run(['javac', '-nowarn', '-cp', f'{jars}/*', '-d', folder, ROOT/'scripts'/'record'/'ClassSums.java'], check=True)
+    subprocess.run(['javac', '-nowarn', '-cp', f'{jars}/*', '-d', folder, Path(__file__).with_name('ClassSums.java')], check=True)
     start = time.perf_counter()
     done = subprocess.run(['java', '-Xmx512m', '-cp', f'{folder}:{jars}/*', 'ClassSums', folder/'paths.txt', folder/'out',
                            str(len(work.paths)//4)], capture_output=True, text=True)

@@ -1,7 +1,7 @@
 """Make the recorded runs of lesson 41: one training, started by torchrun, Spark, Dask and Ray.
 
-    python scripts/record/clusters.py [NAME ...]     # into results/bench/clusters.json; NAME: torchrun, spark, dask, ray
-    python scripts/record/clusters.py ray --quick    # fewer steps, fewer ways, into build/quick/
+    python scripts/clusters/training.py [NAME ...]     # into results/bench/clusters.json; NAME: torchrun, spark, dask, ray
+    python scripts/clusters/training.py ray --quick    # fewer steps, fewer ways, into build/quick/
 
 Each system trains once undisturbed and once with a process that is killed; both are compared with torchrun's weights.
 Every run is written as soon as it is done, beside what the file has of the others. Spark needs Java and `pyspark`, the
@@ -13,7 +13,7 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
-from cluster_servers import WAIT, dask_cluster, ray_cluster, spark_daemons, spark_session
+from servers import WAIT, dask_cluster, ray_cluster, spark_daemons, spark_session
 
 warnings.filterwarnings('ignore')
 
