@@ -1,6 +1,5 @@
 "Several processes train as one would, on one machine and on two hosts; whatever dies, an error says so and a run can go on."
-import gc, math, os, re, signal, socket, subprocess, sys, time
-from contextlib import contextmanager
+import gc, math, os, re, signal, socket, subprocess, time
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +10,7 @@ import torch
 import torch.distributed as dist
 from common import BIN, run
 from fastai.callback.core import Callback
+from hosts import two_hosts
 from torch import nn
 
 from cnn_tricks.core import run_control as control
@@ -330,29 +330,6 @@ def test_command_loses_a_worker(tmp_path, victim, monkeypatch):
     if victim: return  # going on is the same for both
     monkeypatch.chdir(tmp_path)
     assert main(['train', '--resume', '--out', 'here']) == 0 and (tmp_path/'here'/'model.safetensors').exists()
-
-
-@contextmanager
-def two_hosts():
-    "Two network namespaces joined by a cable, or, without the right to make them, the loopback: (prefix, interface) of each, the address of the first."
-    names, made = [f'ct{os.getpid() % 10000}{x}' for x in 'ab'], []
-    ip = lambda *args: subprocess.run(['ip', *args], check=True, capture_output=True)
-    try:
-        try:
-            for n in names:
-                ip('netns', 'add', n)
-                made.append(n)
-            ip('link', 'add', names[0], 'netns', names[0], 'type', 'veth', 'peer', 'name', names[1], 'netns', names[1])
-            for i, n in enumerate(names):
-                ip('-n', n, 'addr', 'add', f'10.77.0.{i + 1}/24', 'dev', n)
-                for dev in ('lo', n): ip('-n', n, 'link', 'set', dev, 'up')
-            hosts = [(['ip', 'netns', 'exec', n], n) for n in names], '10.77.0.1'
-        except (OSError, subprocess.CalledProcessError) as e:
-            print(f'two launchers over the loopback, since this system allows no network namespaces: {e}')
-            hosts = [([], {'darwin': 'lo0'}.get(sys.platform, 'lo'))]*2, '127.0.0.1'
-        yield hosts
-    finally:
-        for n in made: ip('netns', 'del', n)
 
 
 def test_command_on_two_hosts(tmp_path):
