@@ -86,8 +86,8 @@ class Work:
         assert [r['steps'] for r in said] == [self.steps]*2, said
         return dict(whole=whole, training=round(max(r['seconds'] for r in said), 1), difference=difference(folder, self.reference))
 
-    def killed(self, name, launch):
-        "The same with a process that is killed half-way; where the system gives up, it is called once more."
+    def killed(self, name, launch, mend=lambda: None):
+        "The same with a process that is killed half-way; where the system gives up: `mend`, and the same call once more."
         folder, error = self.folder/f'{name}-killed', ''
         folder.mkdir()
         fit = training(folder, self.steps, self.steps//2)
@@ -95,6 +95,7 @@ class Work:
             nonlocal error
             try: return launch(fit, folder)
             except Exception as e: error = f'{type(e).__name__}: {e}'.splitlines()[0].split(' (')[0][:160]
+            mend()
             return launch(fit, folder)
         said, whole = timed(twice)
         assert (folder/'killed').exists() and [r['steps'] for r in said] == [self.steps]*2, said
@@ -160,18 +161,12 @@ def of_spark(work, quick):
 def of_dask(work, quick):
     begin = time.perf_counter()
     with dask_cluster() as client:
-        launch = lambda fit, folder: again_if_few(client, lambda: on_dask(client, fit, 2, seconds=WAIT))
+        launch = lambda fit, folder: on_dask(client, fit, 2, seconds=WAIT)
         found = dict(version=version('distributed'), start=round(time.perf_counter() - begin, 1))
         found['undisturbed'] = work.undisturbed('dask', launch)
         yield found
-        found['killed'] = work.killed('dask', launch)
+        found['killed'] = work.killed('dask', launch, lambda: client.restart(timeout=WAIT))
         yield found
-
-
-def again_if_few(client, run):
-    "A nanny starts a killed worker again: wait until it is there."
-    client.wait_for_workers(2, timeout=WAIT)
-    return run()
 
 
 # Ray
