@@ -164,7 +164,8 @@ def photo_images()->ImageData:
 
 # the benches
 
-_known = {'fine_tune': 'its weights come from images of Fashion-MNIST', 'one_cycle': 'the base has it'}
+_known = {'fine_tune': 'its weights come from images of Fashion-MNIST', 'one_cycle': 'the base has it',
+          'framing': 'its images are not read from files'}
 _photos = 'mirror', 'augment', 'mixup', 'label_smoothing', 'ema', 'cutmix', 'frozen_first', 'layerwise_rates'
 _long = ('augment', 'mixup', 'cutmix', 'label_smoothing', 'ema', 'swa', 'dropout', 'decay', 'stochastic_depth', 'muon',
          'sgd', 'progressive_resizing')

@@ -224,7 +224,7 @@ def test_clothes_has_every_trick_that_acts_on_accuracy():
     from cnn_tricks.core.recipe import tricks
     arms = set(benches['clothes'].arms(1))
     cheap = {n for n in tricks.names() if tricks[n].cost_alone}
-    assert set(tricks.names()) - arms == cheap | {'optimizer', 'weight_decay', 'fine_tune', 'one_cycle'}
+    assert set(tricks.names()) - arms == cheap | {'optimizer', 'weight_decay', 'fine_tune', 'one_cycle', 'framing'}
     assert {'muon', 'sgd', 'decay'} <= arms and 'precision' in cheap and 'ema' not in cheap
 
 
