@@ -57,6 +57,12 @@ def _stay_home(): # processes of one machine talk over its loopback, whatever it
     if loopback and os.environ.get('MASTER_ADDR') in ('127.0.0.1', 'localhost'):
         os.environ.setdefault('GLOO_SOCKET_IFNAME', loopback)
 
+def _not_alone(state): # accelerate sees torch_xla and overlooks the processes of this group
+    if state.backend != 'xla' or (n := int(os.environ.get('WORLD_SIZE', 1))) == 1: return
+    type(state)._reset_state()
+    raise RuntimeError(f'torch_xla is installed, and accelerate, imported before, would train each of {n} processes '
+                       'alone: set USE_TORCH_XLA=false')
+
 # %% ../../nbs/40_distributed.ipynb #8e186fae
 @contextmanager
 def process_group(
@@ -65,13 +71,15 @@ def process_group(
     one_voice:bool=False # print from the first process alone, and let only one say what went wrong
 ): # -> (rank of this process, number of processes)
     "Join the processes that a launcher has started; one that is lost raises `ProcessLost`, after `seconds` at most"
-    from accelerate import PartialState  # late: accelerate changes Python's filters of warnings
     seconds = _patience(seconds)
     _stay_home()
     cpu = cpu or not torch.cuda.is_available()  # unless told so, accelerate leaves processors each to themselves
+    if cpu: os.environ.setdefault('USE_TORCH_XLA', 'false')  # read when accelerate is first imported
+    from accelerate import PartialState  # late: accelerate changes Python's filters of warnings
     try: state = PartialState(cpu=cpu, timeout=timedelta(seconds=seconds))
     except RuntimeError as e:
         raise ProcessLost(f'not all processes were there within {seconds:g} s ({_why(e)})') from e
+    _not_alone(state)
     rank, size = state.process_index, state.num_processes
     hidden = os.environ.pop('WORLD_SIZE', None)  # where fastai sees it, it gathers every loss and metric once more
     try:

@@ -5,7 +5,7 @@
     python scripts/record/keras_example.py --backend tensorflow    # or jax
     python scripts/record/keras_example.py --quick                 # small and short, into build/quick/
 
-Each call writes the part of its backend into results/bench/keras.json and leaves the others. A run is the printed one:
+Each call writes the part of its backend into results/bench/keras.json and leaves the others; called again it goes on. A run is the printed one:
 5 epochs, batches of 64, Adam as Keras sets it. The article does not say what `x_train` holds, so three ways of
 preparing the images are tried: the pixels as they are (0 to 255), divided by 255, and normalised to mean 0 and standard
 deviation 1, which is how this package trains its network. Accuracy is that of the test images, which choose nothing.
@@ -31,9 +31,9 @@ from cnn_tricks.nets.networks import networks
 
 ROOT = Path(__file__).resolve().parents[2]
 PREPARED = {
-    'as they are': lambda x, data: x.float(),
-    'divided by 255': lambda x, data: x.float()/255,
     'normalised': lambda x, data: (x.float()/255 - data.mean.view(-1, 1, 1))/data.std.view(-1, 1, 1),
+    'divided by 255': lambda x, data: x.float()/255,
+    'as they are': lambda x, data: x.float(),
 }
 
 
@@ -86,29 +86,30 @@ def main():
     epochs, seeds = (1, range(1)) if a.quick else (5, range(3))
     torch.set_num_threads(1)
     path = (ROOT/'build'/'quick' if a.quick else ROOT/'results')/'bench'/'keras.json'
-    kept = json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
+    def read(): return json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
+    kept = read()
 
-    def save(name, part):
-        kept[name] = part
+    def save(name, part): # another backend may have written in the meantime
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as f: f.write(json.dumps(dict(sorted(kept.items())), indent=1).encode() + b'\n')
+        with atomic_write(path) as f: f.write(json.dumps(dict(sorted((read() | {name: part}).items())), indent=1).encode() + b'\n')
 
     about = {'date': time.strftime('%Y-%m-%d'), 'machine': vars(machine('cpu')), 'seeds': list(seeds), 'epochs': epochs}
-    if a.backend == 'torch':
+    if a.backend == 'torch' and 'cnn_tricks' not in kept:
         ours = about | {'accuracy': {'normalised': [our_run(data, s, epochs) for s in seeds]}}
         save('cnn_tricks', ours)
         print('cnn_tricks', ours['accuracy'], flush=True)
     package = {'tensorflow': 'tensorflow-cpu'}.get(a.backend, a.backend)
-    part = about | {'versions': {n: version(n) for n in ('keras', package)}, 'accuracy': {}, 'moved': {}}
+    part = {'accuracy': {}, 'moved': {}} | kept.get(a.backend, {}) | about
+    part['versions'] = {n: version(n) for n in ('keras', package)}
+    if 'epoch_seconds' not in part: part['epoch_seconds'] = turns(keras, data, 1 if a.quick else 3)
+    print(a.backend, part['epoch_seconds'], flush=True)
     for name, prepare in PREPARED.items():
+        if name in part['accuracy']: continue
         runs = [keras_run(keras, data, s, prepare, epochs) for s in seeds]
         part['accuracy'][name] = [accuracy for accuracy, _ in runs]
         part['moved'][name] = max(gap for _, gap in runs)
         save(a.backend, part)
         print(a.backend, name, part['accuracy'][name], f'moved: {part["moved"][name]:.1e}', flush=True)
-    part['epoch_seconds'] = turns(keras, data, 1 if a.quick else 3)
-    save(a.backend, part)
-    print(a.backend, part['epoch_seconds'])
 
 
 if __name__ == '__main__': main()

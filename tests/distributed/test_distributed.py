@@ -350,3 +350,22 @@ def test_command_on_two_hosts(tmp_path):
     assert [p.returncode for p in running] == [0, 0], said
     assert said[0][0].count('test accuracy') == 1 and 'test accuracy' not in said[1][0]
     assert (tmp_path/'host0'/'here'/'model.safetensors').exists() and not list((tmp_path/'host1').iterdir())
+
+
+def test_torch_xla_leaves_no_process_alone(monkeypatch):
+    "With torch_xla installed, accelerate would give each process a group of its own."
+    import accelerate
+    class Alone:
+        "What accelerate makes then"
+        backend, num_processes, process_index, was_reset = 'xla', 1, 0, False
+        def __init__(self, **kwargs): pass
+        @classmethod
+        def _reset_state(cls): cls.was_reset = True
+    monkeypatch.setattr(accelerate, 'PartialState', Alone)
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    monkeypatch.delenv('USE_TORCH_XLA', raising=False)
+    with pytest.raises(RuntimeError, match='each of 2 processes alone: set USE_TORCH_XLA=false'):
+        with process_group(cpu=True): pass
+    assert Alone.was_reset and os.environ.pop('USE_TORCH_XLA') == 'false'  # accelerate's own way to leave it out
+    monkeypatch.setenv('WORLD_SIZE', '1')
+    with process_group(cpu=True) as group: assert group == (0, 1)
