@@ -1,5 +1,6 @@
 """What a command was asked for: folder, recipe, budget, threads, device; read back where a run goes on"""
 import json
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -149,11 +150,12 @@ def use_threads(
 
 
 def tried_device(
-    text:str # of `--device`: 'cpu', 'cuda', 'cuda:1', 'mps'; None: `train` chooses
+    text:str # of `--device`: 'cpu', 'cuda', 'cuda:1', 'mps', 'xla'; None: `train` chooses
 )->str: # the same
     "Use a device once: one that is not there, or cannot compute, raises `UsageError` at once"
     if text is None: return None
     try:
+        if text.split(':')[0] == 'xla': import_module('torch_xla') # PyTorch knows the device from then on
         x = torch.ones(1, device=text)
         x.item()
     except Exception as e: raise UsageError(f'--device {text}: {str(e).splitlines()[0]}') from None

@@ -39,6 +39,8 @@ class DeviceReads(TorchFunctionMode):
         super().__init__()
         self.count, self.phase, self.watched = Counter(), '', WeakTensorKeyDictionary()
 
+    def __reduce__(self): return DeviceReads, (), {'count': self.count} # what it watches stays in its process
+
     def watch(self,
         *tensors, # tensors, or tuples and lists of them, which would lie on the device
     ):

@@ -1,17 +1,16 @@
 """Run the article's Keras example as printed, on one of Keras's backends, beside this package's network.
 
     pip install keras                                              # and, for another backend, tensorflow-cpu or jax
-    python scripts/record/keras_example.py                         # torch: about 8 minutes on one quiet core
+    python scripts/record/keras_example.py                         # torch: some minutes on one quiet core
     python scripts/record/keras_example.py --backend tensorflow    # or jax
     python scripts/record/keras_example.py --quick                 # small and short, into build/quick/
 
-Each call writes the part of its backend into results/bench/keras.json and leaves the others; called again it goes on. A run is the printed one:
-5 epochs, batches of 64, Adam as Keras sets it. The article does not say what `x_train` holds, so three ways of
-preparing the images are tried: the pixels as they are (0 to 255), divided by 255, and normalised to mean 0 and standard
-deviation 1, which is how this package trains its network. Accuracy is that of the test images, which choose nothing.
-An epoch's cost is in
-seconds of processor time, in turns with an epoch of this package's. TensorFlow does not share an
-environment with the package's tests: an environment that sees this one's packages and its own is enough.
+Each call writes the part of its backend into results/bench/keras.json and leaves the others; called again it goes on
+with what is missing. A run is the printed one: 5 epochs, batches of 64, Adam as Keras sets it. The article does not say
+what `x_train` holds, so three ways of preparing the images are tried: normalised to mean 0 and standard deviation 1,
+which is how this package trains its network, divided by 255, and the pixels as they are (0 to 255). Accuracy is that of
+the test images, which choose nothing. An epoch's cost is in seconds of processor time, in turns with an epoch of this
+package's. TensorFlow and jax need an environment that sees this one's packages and their own, no more.
 """
 import argparse, json, os, statistics, time, warnings
 from pathlib import Path

@@ -106,6 +106,13 @@ def test_xla_gets_steps_and_others_do_not(monkeypatch):
     with pytest.raises(RuntimeError, match='call torch_xla.device.. first'): lazy_steps('xla')
 
 
+def test_the_command_says_what_is_missing(monkeypatch):
+    from cnn_tricks.cli.errors import UsageError
+    from cnn_tricks.cli.run_options import tried_device
+    monkeypatch.setitem(sys.modules, 'torch_xla', None)
+    with pytest.raises(UsageError, match='--device xla: .*torch_xla'): tried_device('xla')
+
+
 def test_the_network_has_moved_before_its_optimiser_is_made():
     "On XLA a move makes new weights, as it does from the processor to `meta`; an optimiser of the old ones learns nothing."
     learn = learner(SHORT, DATA, 3, 'meta')
