@@ -165,8 +165,14 @@ def of_dask(work, quick):
         found = dict(version=version('distributed'), start=round(time.perf_counter() - begin, 1))
         found['undisturbed'] = work.undisturbed('dask', launch)
         yield found
-        found['killed'] = work.killed('dask', launch, lambda: client.restart(timeout=WAIT))
+        found['killed'] = work.killed('dask', launch, lambda: start_anew(client))
         yield found
+
+
+def start_anew(client, workers=2):
+    "All of the workers: the one that still waits for the dead one, too."
+    client.restart(timeout=WAIT)
+    client.wait_for_workers(workers, timeout=WAIT)
 
 
 # Ray
