@@ -100,7 +100,9 @@ def main():
     package = {'tensorflow': 'tensorflow-cpu'}.get(a.backend, a.backend)
     part = {'accuracy': {}, 'moved': {}} | kept.get(a.backend, {}) | about
     part['versions'] = {n: version(n) for n in ('keras', package)}
-    if 'processor_seconds' not in part: part['processor_seconds'] = turns(keras, data, 1 if a.quick else 3)
+    if 'processor_seconds' not in part:
+        part['processor_seconds'] = turns(keras, data, 1 if a.quick else 3)
+        save(a.backend, part)
     print(a.backend, part['processor_seconds'], flush=True)
     for name, prepare in PREPARED.items():
         if name in part['accuracy']: continue
