@@ -177,6 +177,7 @@ def start_anew(client, workers=2):
 
 # Ray
 
+
 def of_ray(work, quick):
     begin = time.perf_counter()
     with ray_cluster():
