@@ -11,4 +11,5 @@ role = {k.removesuffix('requirements').rstrip('_'): v.split() for k, v in ini['D
 setup(packages=find_packages(include=['cnn_tricks', 'cnn_tricks.*']) + ['cnn_tricks.lessons', 'cnn_tricks.results'],
       install_requires=role[''],
       extras_require={'course': role['course'], 'imagenet': role['imagenet'], 'onnx': role['onnx'],
-                      'docs': role['docs'], 'dev': role['course'] + role['onnx'] + role['dev']})
+                      'dask': role['dask'], 'ray': role['ray'], 'docs': role['docs'],
+                      'dev': role['course'] + role['onnx'] + role['dask'] + role['dev']})

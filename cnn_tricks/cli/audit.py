@@ -1,4 +1,5 @@
 """`cnn_tricks audit`: its options, its plan, its line of progress, and how a stopped audit goes on"""
+import shlex
 import time
 
 from rich.console import Console
@@ -9,6 +10,7 @@ from rich.text import Text
 from ..base.files import atomic_write
 from ..base.machine import default_device
 from ..core.recipe import Recipe, tricks
+from ..distributed.cluster import ClusterError
 from ..measure.test_reads import log_beside
 from ..report.audit import write_audit_report
 from ..studies.audit import Audit, TooShort, audit
@@ -16,10 +18,12 @@ from ..studies.audit_heads import head_rows
 from .base_network import choose_base, scratch_recipe, tuning_recipe
 from .console import console
 from .errors import UsageError
+from .on_cluster import on_cluster
 from .preflight import images_for_run, tell_images, try_recipes
 from .pretrained_run import EPOCHS
 from .run_claim import claim_for, how_to_resume, place_of_run, writing_to
-from .run_options import given_options, options_of, read_recipe, tried_device, use_threads, with_budget
+from .run_options import (given_options, one_thread_on_workers, options_of, read_recipe, tried_device, use_threads,
+                          with_budget)
 
 __all__ = ['AUDIT_FOLDER', 'clock', 'plan_lines', 'AuditBar', 'audit_command']
 
@@ -153,11 +157,11 @@ def _base(o, data):
                        o['recipe']['own_budget'])
 
 
-def _audited(o, data, base, claim, device, bar):
+def _audited(o, data, base, claim, device, bar, on):
     "Run it; what can be wrong with the options is a `UsageError`"
     path = claim.out/'ledger.json'
     options = dict(delta=o['delta']/100, seed=o['seed'], metric=o.get('metric', 'accuracy'), path=path, tell=bar.tell,
-                   device=device)
+                   device=device, on=on)
     if o['folder'] is not None: options['log'] = log_beside(o['folder'])
     try:
         with writing_to(claim.out): return audit(data, base, o['tricks'], o['minutes'], **options)
@@ -165,14 +169,16 @@ def _audited(o, data, base, claim, device, bar):
     finally: claim.began = claim.began or path.exists()  # from then on there is something to go on with
 
 
-def _run(a, o, data, base, claim, device, said):
+def _run(a, o, data, base, claim, device, said, on):
     "The audit, in its folder; stopped, it says how to go on"
     out, path = claim.out, claim.out/'ledger.json'
     try:
-        with AuditBar(console(stderr=True), said) as bar: found = _audited(o, data, base, claim, device, bar)
-    except KeyboardInterrupt:
+        with AuditBar(console(stderr=True), said) as bar: found = _audited(o, data, base, claim, device, bar, on)
+    except (KeyboardInterrupt, ClusterError) as e:
         kept, how = Audit.load(path) if path.exists() else None, how_to_resume(a, out, 'audit', AUDIT_FOLDER)
-        raise KeyboardInterrupt(_stopped_line(out, kept, data, a.folder, how)) from None
+        how += f' --on {shlex.quote(a.on)}' if a.on else ''
+        said = _stopped_line(out, kept, data, a.folder, how)
+        raise type(e)(f'{e}; {said}' if isinstance(e, ClusterError) else said) from None
     _write(out, found, data, a.folder)
     (out/'run.json').unlink(missing_ok=True)
     _show(found, said)
@@ -184,7 +190,8 @@ def audit_command(
 )->int: # exit code
     """`cnn_tricks audit`: which tricks help these images on this machine; results in a folder that can be resumed.
 
-    Raises `UsageError` (exit code 2), `ValueError` and `OSError` (1) before a folder is claimed, where it can."""
+    Raises `UsageError` (exit code 2), `ValueError` and `OSError` (1) before a folder is claimed, where it can;
+    `ClusterError` and `ImportError` (1) where the workers of --on cannot be used."""
     said = console()
     out, there = place_of_run(a, said, AUDIT_FOLDER, 'ledger.json', 'audit')
     if there is None: return 0
@@ -192,8 +199,12 @@ def audit_command(
                  recipe=read_recipe('fast'))
     o = options_of(out, given_options(a, _asked), there, fresh, 'audit')
     _known(o['tricks'])
-    use_threads(a.threads, out, there, 'audit')
+    (one_thread_on_workers if a.on else use_threads)(a.threads, out, there, 'audit')
     device = tried_device(a.device)
+    with on_cluster(a, said) as on: return _begin(a, o, out, there, device, said, on)
+
+
+def _begin(a, o, out, there, device, said, on): # what was asked for fits together: read the images, claim the folder
     if not there: _choose(o, a.folder, a.recipe is not None, device, said)
     data = images_for_run(o, a.folder)
     tell_images(data, said)
@@ -201,5 +212,5 @@ def audit_command(
     base = _base(o, data)
     try_recipes([(o['recipe']['label'], base)], data, o['seed'], device)
     with claim_for(a, said, out, o, there, AUDIT_FOLDER, 'audit', 'audit') as claim:
-        _run(a, o, data, base, claim, device, said)
+        _run(a, o, data, base, claim, device, said, on)
     return 0

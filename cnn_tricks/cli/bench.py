@@ -10,14 +10,17 @@ from rich.table import Table
 
 from ..base.files import only_writer
 from ..data.download import DownloadError
+from ..distributed.cluster import ClusterError
 from ..measure.bench_costs import measure_step_costs
-from ..measure.bench_driver import TOLERANCE, Driver, Progress, bench_plan, check_again
+from ..measure.bench_driver import TOLERANCE, Driver, Progress, check_again
 from ..measure.bench_matrix import base_rows, cells_of, matrix_table, recorded_benches
+from ..measure.bench_plan import bench_plan
 from ..measure.bench_record import BenchRecord, benches_path, session_now
 from ..measure.benches import benches, in_epochs
 from .audit import clock
 from .console import console
 from .errors import UsageError
+from .on_cluster import on_cluster
 from .run_options import tried_device
 
 __all__ = ['BENCH_FOLDER', 'bench_command']
@@ -136,19 +139,21 @@ def _driver(a, name, path, **kwargs):
     except ValueError as e: raise UsageError(str(e)) from None
 
 
-def _run(a, name, said):
+def _run(a, name, said, on):
     path = _path(a, name)
     path.parent.mkdir(parents=True, exist_ok=True)
     with only_writer(path):
         _begun(path, name)
         start, again = time.monotonic(), f'cnn_tricks bench {name}' + f' --out {shlex.quote(str(path))}'*bool(a.out)
+        again += f' --on {shlex.quote(a.on)}' if a.on else ''
         try:
             with _Bar(console(stderr=True)) as bar:
-                driver = _driver(a, name, path, tell=bar)
+                driver = _driver(a, name, path, tell=bar, on=on)
                 if a.costs: return _costs(driver, bar)
                 if a.check: return _check(driver, said)
                 done = driver()
         except KeyboardInterrupt: raise KeyboardInterrupt(f'stopped; go on with: {again}') from None
+        except ClusterError as e: raise ClusterError(f'{e}; go on with: {again}') from None
     _show_one(driver.record, said)
     said.print(f'{path}: {driver.done} runs in {(time.monotonic() - start)/60:.1f} minutes'
                + ('' if done else f'; the rest goes on with: {again}'))
@@ -171,11 +176,16 @@ def bench_command(
     a # what argparse made of the command line
 )->int: # exit code
     """`cnn_tricks bench`: run, plan, show, time or check it. Raises `UsageError` (exit code 2) for an unknown bench or
-    arm and for a record of another base, `OSError` (1) where images are missing or a file cannot be written"""
+    arm and for a record of another base, `OSError` (1) where images are missing or a file cannot be written,
+    `ClusterError` and `ImportError` (1) where the workers of --on cannot be used"""
     said = console()
     if a.out and a.bench == 'all': raise UsageError('--out names one file: name one bench')
+    here = [o for o in ('jobs', 'show', 'dry_run', 'costs', 'check') if getattr(a, o)]
+    if a.on and here: raise UsageError(f'--on: not with --{here[0].replace("_", "-")}, which is about this machine')
     if a.show: _show(a, said)
     elif a.dry_run: _dry_run(a, said)
     else:
-        for name in _names(a.bench): _run(a, name, said)
+        names = _names(a.bench)
+        with on_cluster(a, said) as on:
+            for name in names: _run(a, name, said, on)
     return 0

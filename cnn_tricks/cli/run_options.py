@@ -10,7 +10,7 @@ from .base_network import scratch_recipe
 from .errors import UsageError, one_line
 
 __all__ = ['TRAIN_FOLDER', 'ARM_FOLDERS', 'arm_folder', 'files_of_run', 'run_folder', 'read_recipe', 'given_options', 'options_of', 'use_threads',
-           'tried_device', 'with_budget', 'planned', 'same_seconds']
+           'one_thread_on_workers', 'tried_device', 'with_budget', 'planned', 'same_seconds']
 
 TRAIN_FOLDER = 'cnn_tricks_run'
 ARM_FOLDERS = 'baseline', 'frozen_head', 'fine-tuned', 'from_scratch'  # inside it: what the result is held against
@@ -136,6 +136,20 @@ def options_of(
         how = _changed(old.get(k), v) if k == 'recipe' else f'was {_short(old.get(k))}, now {_short(v)}'
         raise UsageError(f'cannot resume {out}: {k} {how}')
     return old
+
+
+def one_thread_on_workers(
+    asked:int, # of `--threads`
+    out:Path, # the folder of a run
+    resume:bool, # go on with the run in `out`?
+    command:str # whose run it is
+):
+    "Runs on workers have one thread, and so what is measured here has. Raises `UsageError` where another is asked for"
+    kept = _kept(out, command).get('threads') if resume else None
+    if asked not in (None, 1): raise UsageError('--threads: workers make each run on one thread; leave it out with --on')
+    if kept not in (None, 1): raise UsageError(f'cannot resume {out} on workers: it was begun with {kept} threads, and '
+                                               'workers make each run on one; go on without --on')
+    torch.set_num_threads(1)
 
 
 def use_threads(

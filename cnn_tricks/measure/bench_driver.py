@@ -1,21 +1,23 @@
 """Runs a bench: tunes the base and what moves its best rate, then every arm over the seeds; stopped, it goes on"""
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from concurrent.futures import Executor
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from ..base.machine import default_device
 from ..core.recipe import Recipe
-from ..core.train import steps_for, train
 from .arm_names import refusal
 from .bench_record import BenchRecord, session_now
-from .bench_run import Task, bench_run, clock_of, one_thread, perform, workers
+from .bench_run import Task, bench_run
 from .bench_tuning import search_rates
-from .benches import Bench, change_of, draw, in_epochs
+from .bench_workers import perform, workers
+from .benches import Bench, change_of, draw, in_epochs, whole_data
 
-__all__ = ['Progress', 'Driver', 'run_bench', 'bench_plan', 'check_again', 'TOLERANCE']
+__all__ = ['Progress', 'Driver', 'run_bench', 'check_again', 'TOLERANCE']
 
 TOLERANCE = 0.01 # by how much the accuracy of a run that is made again may differ
 
@@ -47,6 +49,7 @@ class Driver:
     device: str = None # torch device; None picks the fastest kind here
     minutes: float = None # after which no run is begun; None: until all is done
     tell: Callable|None = None # called with a `Progress` after each run
+    on: Executor|None = None # makes the runs in place of this machine: a `Cluster`; the images are sent to it once
     record: BenchRecord = field(init=False)
 
     def __post_init__(self):
@@ -59,7 +62,7 @@ class Driver:
         self.changes = {n: change_of(n, b.recipe) for n in self.names} if self.names else b.changes()
         self.record = BenchRecord.load(self.path) if self.path.exists() else BenchRecord.of(b)
         self.record.check(b)
-        self.paces, self.start, self.session, self.done, self.pool = [], time.monotonic(), None, 0, None
+        self.paces, self.start, self.done, self.pool, self.sent = [], time.monotonic(), 0, None, self.bench
 
     def lengths(self,
         name:str # of an arm
@@ -77,7 +80,7 @@ class Driver:
                 for n in arms if e in self.lengths(n) and not self.record.find(n, e, s)]
 
     def _task(self, name, recipe, epochs, seed, part='test'):
-        return Task(self.bench, name, recipe, epochs, seed, self.device, part)
+        return Task(self.sent, name, recipe, epochs, seed, self.device, part)
 
     def tuned(self): # -> names of the arms whose rates are looked for, the base first
         "The base, and what moves the best rate"
@@ -90,11 +93,15 @@ class Driver:
         if self.record.runs and self.record.stale and not (c := check_again(self))['agrees']:
             raise ValueError(f'{self.path}: the code has changed, and base, {in_epochs(c["epochs"])}, seed {c["seed"]} '
                              f'has {c["now"]} now, {c["was"]} then: start another record')
-        self.session = self.record.session(session_now(self.device))
-        with workers(self.jobs) as self.pool:
+        if self.on: self.sent = replace(self.bench, images=self.on.send(whole_data(self.bench.images)))
+        with nullcontext(self.on) if self.on else workers(self.jobs) as self.pool:
             try: self._work()
             except _OutOfTime: return False
+            finally: self.sent = self.bench
         return True
+
+    def _at_a_time(self): # runs
+        return self.on.workers() if self.on else self.jobs
 
     def _work(self):
         bench, rec = self.bench, self.record
@@ -119,8 +126,8 @@ class Driver:
         rec.save(self.path)
 
     def _run(self, names): # of arms whose rates are known
-        for task, found in self._perform(self.plan(names)):
-            row = dict(arm=task.arm, epochs=task.epochs, seed=task.seed, **found, session=self.session)
+        for task, found, where in self._perform(self.plan(names)):
+            row = dict(arm=task.arm, epochs=task.epochs, seed=task.seed, **found, session=self.record.session(where))
             self.record.runs.append(row)
             self._did(f'{task.arm}, {in_epochs(task.epochs)}, seed {task.seed}: {100*found["accuracy"]:.2f} %')
 
@@ -129,7 +136,7 @@ class Driver:
         def measure(recipes):
             todo = [self._task(name, r.to_dict(), self.bench.middle, s, 'valid') for r in recipes
                     for s in self.bench.tuning_seeds if s not in self.record.tried(name, r)]
-            for task, found in self._perform(todo):
+            for task, found, _ in self._perform(todo):
                 r = Recipe.from_dict(task.recipe)
                 self.record.add_tried(name, r, task.seed, found['valid'])
                 decay = r.optimizer_args.get('weight_decay')
@@ -141,19 +148,19 @@ class Driver:
         self.record.found[name] = dict(lr=best.lr, optimizer_args=best.optimizer_args)
         return best
 
-    def _perform(self, tasks): # yields (task, found); raises `_OutOfTime` where not all of them were begun
+    def _perform(self, tasks): # yields (task, found, session); raises `_OutOfTime` where not all of them were begun
         asked = 0
         def begin(task):
             nonlocal asked
             asked += (ok := self._in_time(task))
             return ok
-        for task, found, seconds in perform(tasks, self.pool, self.jobs, begin):
+        for task, found, seconds, where in perform(tasks, self.pool, self._at_a_time, begin):
             if why := found.get('error'):
                 if task.arm == 'base': raise ValueError(f'{self.bench.name}: the base cannot be trained: {why}')
                 self.record.refused[task.arm] = why
                 continue
             self.paces.append((seconds, task.epochs))
-            yield task, found
+            yield task, found, where
         if asked < len(tasks): raise _OutOfTime
 
     def _in_time(self, task):
@@ -169,7 +176,7 @@ class Driver:
         self.record.save(self.path)
         left, tune = self.plan(), self.to_tune()
         epochs = sum(t.epochs for t in left) + tune*self.bench.middle
-        total, seconds = self.done + len(left) + tune, epochs*self._pace()/self.jobs
+        total, seconds = self.done + len(left) + tune, epochs*self._pace()/self._at_a_time()
         if self.tell: self.tell(Progress(self.record, text, self.done, total, seconds))
 
     def to_tune(self)->int: # runs
@@ -191,40 +198,7 @@ def run_bench(
     return driver.record
 
 
-# before and after
-
-def _epoch_seconds(driver): # arm -> seconds of a pass over the images: recorded, else by a trial of the base
-    runs = [r for r in driver.record.runs if r['seconds']]
-    timed = {n: [r['seconds']/r['epochs'] for r in runs if r['arm'] == n] for n in ('base', *driver.changes)}
-    known = {n: float(np.median(v)) for n, v in timed.items() if v}
-    if 'base' not in known: known['base'] = _trial(driver)
-    return {n: known.get(n, known['base']) for n in timed}
-
-
-def _trial(driver): # -> seconds of a pass of the base over the images, from the difference of two short runs
-    data, clock = draw(driver.bench, driver.bench.tuning_seeds[0]), clock_of(driver.device)
-    few, r, took = data.subset(1, parts=('valid',)), driver.bench.recipe, {}
-    with one_thread(driver.device):
-        for n in (2, 5, 25): # the first warms up
-            start = clock()
-            train(r.replace(steps=n), few, progress=False, device=driver.device)
-            took[n] = clock() - start
-    return max(took[25] - took[5], 0.)/20*steps_for(r.replace(epochs=1.), data)
-
-
-def bench_plan(
-    driver:Driver # that has not been called
-)->list: # a dict for the tuning and for each length: what, arms, seeds, runs (that are left), hours (of one process)
-    "What there is to do, and how long one process would take"
-    pace, left, tune, b = _epoch_seconds(driver), driver.plan(), driver.to_tune(), driver.bench
-    rows = [dict(what=f'tuning, {in_epochs(b.middle)}', arms=driver.tuned(), seeds=len(b.tuning_seeds), runs=tune,
-                 hours=tune*b.middle*pace['base']/3600)]
-    for e in driver.epochs:
-        todo = [t for t in left if t.epochs == e]
-        rows.append(dict(what=in_epochs(e), arms=[n for n in ('base', *driver.changes) if e in driver.lengths(n)],
-                         seeds=driver.seeds, runs=len(todo), hours=sum(e*pace[t.arm] for t in todo)/3600))
-    return rows
-
+# afterwards
 
 def check_again(
     driver:Driver, # of a record with runs

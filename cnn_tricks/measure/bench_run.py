@@ -1,8 +1,6 @@
-"""One run of a bench, and runs side by side: a process each, with one thread each, which end with the one that asked"""
-import gc, math, multiprocessing.connection, os, threading, time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from contextlib import contextmanager, nullcontext
+"""One run of a bench, on one thread"""
+import gc, math, time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 
@@ -17,7 +15,7 @@ from ..data.images import ImageData
 from ..nets.resizing import norm_layers, recalibrate_bn
 from .benches import Bench, draw
 
-__all__ = ['FEW_STEPS', 'FreshStatistics', 'Task', 'one_thread', 'clock_of', 'bench_run', 'workers', 'perform']
+__all__ = ['FEW_STEPS', 'FreshStatistics', 'Task', 'one_thread', 'clock_of', 'bench_run']
 
 FEW_STEPS = 200 # below, batch norm's running averages lag behind the weights
 
@@ -104,49 +102,3 @@ def clock_of(
 
 def _guess(data:ImageData, part): # accuracy of always saying the commonest training class
     return (data.parts[part].y == data.train.y.bincount().argmax()).float().mean().item()
-
-
-# several at a time
-
-def _end_with_parent():
-    "A process that works for another one ends with it, however that one ended"
-    torch.set_num_threads(1)
-    parent = multiprocessing.parent_process()
-    def watch():
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _timed(task): # -> (dict, seconds by the clock, drawing and validating too)
-    start = time.perf_counter()
-    try: found = bench_run(task)
-    except ValueError as e: found = dict(error=' '.join(str(e).split())) # what this arm cannot do must not end the others
-    return found, time.perf_counter() - start
-
-
-def workers(
-    jobs:int # runs at a time
-): # -> a pool of processes; None: one at a time, in this process
-    "Processes for a whole bench, since each takes seconds to start; use it as a context"
-    if jobs == 1: return nullcontext()
-    return ProcessPoolExecutor(jobs, multiprocessing.get_context('spawn'), _end_with_parent)
-
-
-def perform(
-    tasks:Iterable, # of `Task`s, in the order in which they are begun
-    pool:ProcessPoolExecutor|None=None, # of `workers`
-    jobs:int=1, # at a time
-    begin:Callable=lambda task: True # function of a `Task` -> bool: is there time to begin it?
-)->Iterator: # of (task, what `bench_run` found or `error`, seconds by the clock), in the order in which they end
-    "Make runs; the first that `begin` turns down is the last that is looked at"
-    todo, running, more = iter(tasks), {}, True # type: ignore[var-annotated]
-    while more or running:
-        while more and len(running) < jobs:
-            task = next(todo, None)
-            more = task is not None and begin(task)
-            if not more: break
-            if pool is None: yield task, *_timed(task)
-            else: running[pool.submit(_timed, task)] = task
-        for future in wait(running, return_when=FIRST_COMPLETED).done if running else ():
-            yield running.pop(future), *future.result()

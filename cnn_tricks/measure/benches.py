@@ -2,7 +2,7 @@
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 
 from ..base.registry import Registry
@@ -114,11 +114,11 @@ def in_epochs(
 
 # images: what is drawn from, and what judges
 
-@cache
+@lru_cache(2)
 def whole_data(
     images:Callable # of a `Bench`
 )->ImageData:
-    "The images of a bench, read once; no validation images are set apart yet"
+    "The images of a bench; those of the last two are kept. No validation images are set apart yet"
     return images()
 
 

@@ -1,5 +1,6 @@
 "`audit`: tries tricks on one's own images within the given minutes"
-import json, platform
+import json, math, platform
+from contextlib import nullcontext
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -8,7 +9,9 @@ from ..base.machine import default_device
 from ..core.metrics import metrics
 from ..core.recipe import Recipe, recipes
 from ..data.images import ImageData
+from ..distributed.cluster import Cluster
 from ..measure.arm_names import refusal
+from ..measure.bench_run import one_thread
 from ..measure.comparison import check_delta
 from ..measure.records import code_hashes, modules_used
 from ..measure.repeated_runs import check_runs, new_arm, plan_steps
@@ -25,13 +28,14 @@ __all__ = ['audit', 'Audit', 'Audited', 'TooShort']
 # the rounds
 
 def _next_round(job, open_): # seconds that one more seed takes
-    return sum(job.audit.walls.get(n, 0) for n in ('base', *open_))
+    walls, k = [job.audit.walls.get(n, 0) for n in ('base', *open_)], job.at_a_time
+    return sum(walls)/len(walls)*math.ceil(len(walls)/k) if k > 1 else sum(walls)
 
 
 def _check_time(job): # seconds that are kept for the last check; where nothing helps so far, for the least
     pairs = job.audit.plan['pairs'] if job.audit.analysed and job.audit.helping else FIRST
     longer = job.audit.plan['last_steps']/job.audit.plan['steps']
-    return 2*pairs*job.audit.walls.get('base', 0)*longer
+    return math.ceil(2/job.at_a_time)*pairs*job.audit.walls.get('base', 0)*longer
 
 
 def _drop(job, name, why): # of a trick
@@ -43,8 +47,7 @@ def _drop(job, name, why): # of a trick
 def _round(job): # one more seed for the base and for all that are open
     a, k = job.audit, job.audit.rounds
     todo = [arm for arm in a.arms if arm.name not in a.left and len(arm) == k]
-    for arm in todo[::1 if k % 2 == 0 else -1]:
-        run = job.run(arm, job.seed + k)
+    for arm, run in job.run(todo[::1 if k % 2 == 0 else -1], job.seed + k):
         if run.diverged and arm.name == 'base':
             raise ValueError(f'base: the recipe diverges, so nothing can be compared with it: {run.diverged}')
         if run.diverged: _drop(job, arm.name, f'diverges: {run.diverged}')
@@ -121,8 +124,7 @@ def _last_check(job, log): # the base and all that helps, fresh seeds, test imag
     if not a.final: return
     def more(): return job.left() > 1.1*_next_round(job, ('with what helps',))
     while (k := min(map(len, a.final))) < FIRST or k < job.most and more():
-        for arm in a.final:
-            if len(arm) == k: job.run_test(arm, job.seed + FINAL_SEED + k)
+        for _ in job.run((arm for arm in a.final if len(arm) == k), job.seed + FINAL_SEED + k, 'test'): pass
 
 
 # the call
@@ -175,25 +177,29 @@ def audit(
     path:Path=None, # file to keep it in after every run; one that is there goes on
     log:Path=None, # file that counts how often the test images were read; None: nobody counts
     tell=None, # is called with what is about to happen (text) and the `Audit` so far
-    device=None # torch device; None picks the fastest kind here
+    device=None, # torch device; None picks the fastest kind here
+    on:Cluster=None # makes the runs in place of this machine, on one thread each
 )->Audit: # the comparisons, the verdicts and the recipe with what helped
     """Which tricks help these images on this machine? Compared at equal seconds of training, over seeds, within minutes
 
-    Train and valid are joined, and split anew for each seed. Raises `TooShort` where the minutes do not suffice for one
+    Train and valid are joined, and split anew for each seed. On workers the runs of a round, of one rate's tuning and
+    of a pair of the last check stand side by side; rounds, trials and the costs of steps, which are measured here on
+    one thread, keep their turns. Raises `TooShort` where the minutes do not suffice for one
     trick with four seeds, and `ValueError` for values out of range, where no trick can be tried, where the recipe
     diverges, and where `path` holds another audit."""
     base, device = base or recipes['fast'], device or default_device()
     asked = _asked(base, tricks, data, minutes, rounds, delta, seed, metric, equal)
-    job = Job(_again(path, asked) or Audit(asked), data, path, tell, device)
+    job = Job(_again(path, asked) or Audit(asked), data, path, tell, device, on)
     a = job.audit
-    if a.arms: job.cut(a.plan['aside'])
-    else:
-        prepare(job, base, tricks)
-        a.about = _about(a)
-        job.save()
-    job.say('the plan')
-    _search(job)
-    _last_check(job, log)
+    with one_thread(device) if on else nullcontext():
+        if a.arms: job.cut(a.plan['aside'])
+        else:
+            prepare(job, base, tricks)
+            a.about = _about(a)
+            job.save()
+        job.say('the plan')
+        _search(job)
+        _last_check(job, log)
     a.finished = True
     job.save()
     job.say('done')

@@ -38,8 +38,9 @@ class TooShort(ValueError):
     "The minutes do not suffice for one trick with as many seeds as its first analysis takes"
 
 
-def _runs(moves, rounds, pairs): # how many runs: a round that measures costs, rates for those that move them, the rest
-    return (len(moves) + 1)*(rounds + 1) + RUNS*(sum(moves) + any(moves)) + 2*pairs
+def _runs(moves, rounds, pairs, k): # turns of `k` runs: a round that measures costs alone, rates, rounds, the rest
+    n = len(moves) + 1
+    return n + math.ceil(n/k)*rounds + math.ceil(RUNS/k)*(sum(moves) + any(moves)) + math.ceil(2/k)*pairs
 
 
 def make_plan(
@@ -50,22 +51,24 @@ def make_plan(
     extra:float, # seconds that a run takes on top of its training: validation, building the network
     moves:list, # a bool for each trick that could be tried, the most promising first: must its learning rate be tuned?
     most:int=20, # seeds for each at most, at least `FIRST`
-    confirm:bool=False # is the last check made at the recipe's own length, as far as a third of the time allows?
+    confirm:bool=False, # is the last check made at the recipe's own length, as far as a third of the time allows?
+    at_a_time:int=1 # runs of a round, of a rate's tuning or of a pair of the last check, on workers
 )->Plan: # how the minutes are spent
     """The plan of an audit; where time is short it cuts the length of the runs, then tricks, then seeds
 
     A recipe that fine-tunes confirms at its own length: early epochs mostly train the head. Raises `TooShort` where the
     minutes do not suffice for one trick with `FIRST` seeds; it says how many do."""
     time, least, few, want = 60*minutes - spent, min(least, full), min(8, most), 0 if confirm else 5
-    last = min(full, time/3/(2*FIRST) - extra) if confirm else 0. # of training, each run of such a check
-    if last > 0: time -= 2*FIRST*(last + extra)
-    seconds = min(full, max(least, time/_runs(moves[:6], few, want) - extra))
+    k, pair = at_a_time, math.ceil(2/at_a_time) # runs of a pair, one after the other
+    last = min(full, time/3/(pair*FIRST) - extra) if confirm else 0. # of training, each run of such a check
+    if last > 0: time -= pair*FIRST*(last + extra)
+    seconds = min(full, max(least, time/_runs(moves[:6], few, want, k) - extra))
     runs = time/(seconds + extra)
-    fits = [k for k in range(1, len(moves) + 1) if _runs(moves[:k], few, want) <= runs]
+    fits = [n for n in range(1, len(moves) + 1) if _runs(moves[:n], few, want, k) <= runs]
     n, pairs = (max(fits), want) if fits else (1, min(3, want))
-    rounds = min(most, math.floor((runs - _runs(moves[:n], 0, pairs))/(n + 1)))
+    rounds = min(most, math.floor((runs - _runs(moves[:n], 0, pairs, k))/math.ceil((n + 1)/k)))
     if rounds < FIRST:
-        need = math.ceil(10*(spent + 1.1*_runs(moves[:1], FIRST, 3)*(least + extra))/60)/10
+        need = math.ceil(10*(spent + 1.1*_runs(moves[:1], FIRST, 3, k)*(least + extra))/60)/10
         raise TooShort(f'minutes={minutes:g}: too short to compare one trick over {FIRST} seeds; '
                        f'on these images and this machine it takes about {need:g} minutes')
     return Plan(seconds, full, n, rounds, min(most, longest(rounds)), pairs or FIRST, max(seconds, last))

@@ -70,7 +70,9 @@ def _tune(job, arms): # (name, recipe, does it move the rate?) -> (name, recipe 
     for name, recipe, moves in arms:
         if moves and name not in a.tuned:
             def tell(lr, name=name): job.say(f'{name}: trying learning rate {lr:.3g}')
-            _, a.tuned[name] = tuned_rate(recipe, job.splits.tuning, job.seed + RATE_SEED, job.device, job.metric, tell)
+            runs = job.tuning_runs if job.on else None
+            where = job.splits.tuning, job.seed + RATE_SEED, job.device, job.metric, tell, runs
+            _, a.tuned[name] = tuned_rate(recipe, *where)
             job.save()
         best = best_rate(a.tuned.get(name, []))
         if name == 'base': rate = best
@@ -103,7 +105,8 @@ def prepare(
         job.save()
     steps, full, least, extra = _trial(job, base)
     moves = [t.moves_lr for t in found]
-    p = make_plan(a.asked['minutes'], job.spent(), full, least, extra, moves, job.most, confirm)
+    p = make_plan(a.asked['minutes'], job.spent(), full, least, extra, moves, job.most, confirm,
+                  job.at_a_time)
     chosen = _choose(job, base, found, p.tricks)
     job.cut(any(t.moves_lr for t in chosen))
     job.say('measuring what a step costs with each trick')

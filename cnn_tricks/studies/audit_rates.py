@@ -23,16 +23,18 @@ def tuned_rate(
     seed:int, # the first of the seeds of these runs
     device=None, # torch device
     metric:str='accuracy', # what is best: a name in `metrics`
-    tell=lambda lr: None # is called with each rate before it is tried
+    tell=lambda lr: None, # is called with each rate before it is tried
+    side_by_side=None # function of a list of (recipe, seed) -> `Run`s on these data; None: they are made here, in turns
 )->tuple: # the best rate, None where runs diverged at each; [rate, mean score] of each, None where a run diverged
     "The rate with the best mean over the seeds; one at which any run diverges is out"
     tried: list = []
-    for factor in FACTORS:
-        lr = recipe.lr*factor
+    rates = [recipe.lr*f for f in FACTORS]
+    made = side_by_side([(recipe.replace(lr=r), seed + i) for r in rates for i in range(SEEDS)]) if side_by_side else []
+    for lr in rates:
         tell(lr)
-        runs = []
-        for i in range(SEEDS):
+        runs, made = made[:SEEDS], made[SEEDS:]
+        for i in range(len(runs), SEEDS):
             runs.append(run_once(recipe.replace(lr=lr), data, seed + i, 'valid', device, metric))
             if runs[-1].diverged: break
-        tried.append([lr, None if runs[-1].diverged else sum(r.valid for r in runs)/SEEDS])
+        tried.append([lr, None if any(r.diverged for r in runs) else sum(r.valid for r in runs)/SEEDS])
     return best_rate(tried), tried

@@ -8,7 +8,8 @@ import pytest
 from common import BIN, run
 from PIL import Image
 
-from cnn_tricks.cli.arguments import number, parser
+from cnn_tricks.cli.argument_types import number
+from cnn_tricks.cli.arguments import parser
 from cnn_tricks.cli.errors import UsageError, complain, one_line
 from cnn_tricks.cli.main import main
 from cnn_tricks.base.paths import lessons_path

@@ -9,11 +9,12 @@ from common import ROOT
 
 from cnn_tricks.core.recipe import recipes
 from cnn_tricks.core.result import Result
-from cnn_tricks.measure.bench_driver import Driver, bench_plan, check_again, run_bench
+from cnn_tricks.measure.bench_driver import Driver, check_again, run_bench
 from cnn_tricks.measure.bench_effects import bench_cells, bench_lines
 from cnn_tricks.measure.bench_matrix import (cells_of, epochs_to, matrix_figure, matrix_summary, matrix_table,
                                               recorded_benches)
 from cnn_tricks.measure.bench_pages import record_table, record_text
+from cnn_tricks.measure.bench_plan import bench_plan
 from cnn_tricks.measure.bench_record import BenchRecord
 from cnn_tricks.measure.bench_run import Task, bench_run
 from cnn_tricks.measure.bench_tuning import Grid, search_rates

@@ -35,18 +35,20 @@ def test_wheel_is_complete(wheel):
 
 
 def test_requirements_of_each_extra(wheel):
-    "As settings.ini lists them by role; dev brings the course and ONNX."
+    "As settings.ini lists them by role; dev brings the course, ONNX and Dask."
     meta = BytesParser().parsebytes(next(wheel.read(n) for n in wheel.namelist() if n.endswith('/METADATA')))
     needs = [Requirement(r) for r in meta.get_all('Requires-Dist')]
     ini = ConfigParser(delimiters=['='])
     ini.read(ROOT/'settings.ini', encoding='utf-8')
     role = {k.partition('requirements')[0].strip('_'): set(v.split()) for k, v in ini['DEFAULT'].items()}
-    assert set(meta.get_all('Provides-Extra')) == {'course', 'imagenet', 'onnx', 'docs', 'dev'}
+    assert set(meta.get_all('Provides-Extra')) == {'course', 'imagenet', 'onnx', 'dask', 'ray', 'docs', 'dev'}
     for extra, wanted in ('', role['']), ('course', role['course']), ('imagenet', role['imagenet']), \
-            ('onnx', role['onnx']), ('docs', role['docs']), ('dev', role['course'] | role['onnx'] | role['dev']):
-        got = {f'{r.name}{r.specifier}' for r in needs
+            ('onnx', role['onnx']), ('dask', role['dask']), ('ray', role['ray']), ('docs', role['docs']), \
+            ('dev', role['course'] | role['onnx'] | role['dask'] | role['dev']):
+        def text(r): return f'{r.name}{sorted(r.extras)}{r.specifier}'
+        got = {text(r) for r in needs
                if (not r.marker) == (extra == '') and (not r.marker or r.marker.evaluate({'extra': extra}))}
-        assert got == {f'{r.name}{r.specifier}' for r in map(Requirement, wanted)} != set()
+        assert got == {text(r) for r in map(Requirement, wanted)} != set()
     assert not [str(r) for r in needs if '==' in str(r.specifier)]
 
 
