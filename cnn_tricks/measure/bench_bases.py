@@ -4,7 +4,7 @@ from ..core.recipe import FAST, Recipe, recipes
 __all__ = [] # they are found by name: recipes['bench_fashion']
 
 
-recipes.register('bench_clothes', FAST.replace(optimizer_args={'weight_decay': 0.01}))
+recipes.register('bench_clothes', FAST.replace(lr=0.018, optimizer_args={'weight_decay': 0.03}))
 recipes.register('bench_fashion', Recipe(
     network='resnet', optimizer='adamw', optimizer_args={'weight_decay': 0.05}, lr=0.01, schedule='one_cycle',
     channels_last=True, batch_size=128))
