@@ -202,7 +202,14 @@ def matrix_summary(
     text = ('Percentage points of accuracy on test images, with the trick less without it: '
             + ', '.join(f'{sign}\u00a0{word}' for sign, word in signs.items())
             + '. [Intervals, images and records](matrix.ipynb).')
-    return Shown(f'{text}\n\n{matrix_table(records, "matrix.ipynb#{bench}").markdown}')
+    bases = ' '.join(_base_text(records[b]) for b in recorded)
+    return Shown(f'{text} {bases}\n\n{matrix_table(records, "matrix.ipynb#{bench}").markdown}')
+
+
+def _base_text(record): # what a bench is, in a sentence
+    last, many = base_rows(record)[-1], record.data['train']
+    return f'*{record.name}*: {many:,} training images of {record.data["name"]}; without a trick {last["said"]} after ' \
+           f'{last["length"]}.'
 
 
 def matrix_figure(

@@ -39,6 +39,7 @@ def make() -> str:
     nb.metadata['language_info'] = {'name': 'python'}
     text, _ = MarkdownExporter().from_notebook_node(nb)
     text = re.sub(r'```python\s*```', '', text)
+    text = re.sub(r'<span class="ct-[^>]*>([^<]*)</span>', r'\1', text)  # colours of the site
     text = re.sub(r'(\]\(|(?:src|href)=")(?![a-z]+:|#|/)([^)"\s]+)', mend_link, text)
     return HEAD + re.sub(r'\n{3,}', '\n\n', text).strip() + '\n'
 

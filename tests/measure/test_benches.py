@@ -353,6 +353,7 @@ def test_the_front_page_says_what_is_recorded(tmp_path):
     assert 'is not recorded yet' in matrix_summary(recorded_benches(tmp_path)).markdown
     one = matrix_summary(recorded_benches(kept(tmp_path, clothes=invented({1: 0.02, 4: -0.02})))).markdown
     assert 'helps by less than δ (0.5 points on clothes)' in one and '[clothes](matrix.ipynb#clothes), 4 epochs' in one and 'fashion' not in one
+    assert '*clothes*: 1 training images of x; without a trick 90.00%' in one
     both = invented({1: 0.02, 4: -0.02})
     both.recipes['late'] = both.recipes['arm']
     both.runs += [dict(r, arm='late', accuracy=r['accuracy'] + 0.03) for r in both.find('base', 4)]
