@@ -57,6 +57,16 @@ def test_spark(tmp_path, marked):
     for row in ways.values(): check(row, False)
 
 
+@pytest.mark.parametrize('system, package', [('dask', 'distributed'), ('spark', 'pyspark'), ('hadoop', 'pyspark')])
+def test_images_are_those_of_one_process(system, package, tmp_path, marked):
+    pytest.importorskip(package, reason=f'{package} is not installed')
+    run(sys.executable, SCRIPT.with_name('images.py'), system, '--quick', '--folder', tmp_path, env=marked)
+    row = json.loads((tmp_path/'cluster_images.json').read_text())[system]
+    assert row['images'] == 200
+    if system == 'hadoop': assert row['equal'] and row['maps'] == 4 and sum(n for _, n in row['classes'].values()) == 200
+    else: assert row['different_pixels'] == 0 and row['shards'] > 1
+
+
 @SYSTEMS
 def test_servers_end_when_the_work_fails(system, tmp_path, marked):
     pytest.importorskip(PACKAGES[system], reason=f'{PACKAGES[system]} is not installed')
