@@ -1,4 +1,6 @@
 """Runs on the workers of a Ray cluster"""
+import os
+
 import ray
 from ray.exceptions import RayTaskError, WorkerCrashedError
 
@@ -28,10 +30,12 @@ class RayCluster(Cluster):
     ):
         super().__init__()
         self.name, self.kind, self.sent = f'the Ray cluster{where and " at "}{where}', 'GPU' if gpu else 'CPU', {}
-        if where: listens(where, 'Ray cluster')
+        named = where or os.environ.get('RAY_ADDRESS', '').removeprefix('ray://')
+        if ':' in named: listens(named, 'Ray cluster') # Ray itself asks for minutes
         try: ray.init(f'ray://{where}' if where else 'auto', log_to_driver=False, logging_level='CRITICAL')
         except (ConnectionError, TimeoutError, RuntimeError, ValueError, ImportError) as e:
-            raise ClusterError(f'{self.name} does not answer: {str(e).splitlines()[0][:200]}') from None
+            why = next(iter(str(e).splitlines()), type(e).__name__)
+            raise ClusterError(f'{self.name} does not answer: {why[:200]}') from None
         need = dict(num_cpus=1, num_gpus=int(gpu), max_retries=RETRIES)
         self.remote = ray.remote(run_with).options(**need)
 
