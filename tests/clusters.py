@@ -75,7 +75,7 @@ def ray_cluster(folder, cores=2):
     gcs, client, *agents = free_ports(6)
     names = 'dashboard-agent-grpc-port', 'dashboard-agent-listen-port', 'metrics-export-port', 'runtime-env-agent-port'
     command = [sys.executable, '-m', 'ray.scripts.scripts', 'start', '--head', '--block', f'--num-cpus={cores}',
-               '--include-dashboard=false', '--disable-usage-stats', '--node-ip-address=127.0.0.1', f'--port={gcs}',
+               '--include-dashboard=false', '--disable-usage-stats', f'--port={gcs}',
                f'--ray-client-server-port={client}', *(f'--{n}={p}' for n, p in zip(names, agents)), f'--temp-dir={folder}', f'--object-store-memory={10**8}']
     log = folder/'ray.log'
     for left in reversed(range(5)): # Ray itself waits 15 s for its agents, which is too little on a busy machine

@@ -27,7 +27,18 @@ def number(
     return parse
 
 
-at_least_1, above_0 = number(int, 1), number(float, 0, above=True)
+def at_least_1(
+    text:str # of the command line
+)->int:
+    "A type for argparse: a whole number of at least 1"
+    return number(int, 1)(text)
+
+
+def above_0(
+    text:str # of the command line
+)->float:
+    "A type for argparse: a finite number greater than 0"
+    return number(float, 0, above=True)(text)
 
 
 def text(

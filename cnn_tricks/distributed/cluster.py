@@ -4,6 +4,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 
 from .. import __version__
@@ -184,9 +185,6 @@ def cluster(
     if kind not in ('dask', 'ray') or mark and not right:
         raise ValueError(f'{text!r}: must be dask, dask://HOST:PORT, ray or ray://HOST:PORT')
     if mark and not colon: where += {'dask': ':8786', 'ray': ':10001'}[kind] # the ports that they choose themselves
-    try:
-        if kind == 'dask': from .dask_cluster import DaskCluster as Kind
-        else: from .ray_cluster import RayCluster as Kind
+    try: return getattr(import_module(f'.{kind}_cluster', __package__), f'{kind.title()}Cluster')(where, gpu)
     except ModuleNotFoundError as e:
         raise ImportError(f"{kind} needs the package {e.name}: pip install 'cnn_tricks[{kind}]'") from None
-    return Kind(where, gpu)

@@ -1,8 +1,7 @@
 """Runs on the workers of a Ray cluster"""
 import os
-
-import ray
-from ray.exceptions import RayTaskError, WorkerCrashedError
+from importlib import import_module
+from pathlib import Path
 
 from .cluster import Cluster, ClusterError, keep, listens, run_there
 
@@ -17,25 +16,31 @@ def run_with(
     job:bytes # as for `run_there`
 ): # -> what the function returns
     "`run_there`, once this worker has fetched what was sent"
+    ray = import_module('ray') # where it is not installed, this module can be imported all the same
     for key, (ref,) in sent.items(): keep(key, ray.get(ref))
     return run_there(wanted, job)
 
 
+def _usual(): # HOST:PORT of the cluster that Ray would take; '' where it must look itself. It tries the dead for minutes
+    if named := os.environ.get('RAY_ADDRESS'): return named if ':' in named else ''
+    noted = Path(os.environ.get('RAY_TMPDIR', '/tmp'))/'ray'/'ray_current_cluster'
+    return noted.read_text().strip() if noted.is_file() else ''
+
+
 class RayCluster(Cluster):
-    "The workers of a Ray cluster: a core for each run, or a GPU"
+    "The workers of a Ray cluster: a core for each run, or a GPU. `ClusterError` where it does not answer"
 
     def __init__(self,
         where:str='', # HOST:PORT of its client server; '': the cluster that `RAY_ADDRESS` names, or of this machine
         gpu:bool=False # does a run need one?
     ):
         super().__init__()
+        self.ray = ray = import_module('ray')
         self.name, self.kind, self.sent = f'the Ray cluster{where and " at "}{where}', 'GPU' if gpu else 'CPU', {}
-        named = where or os.environ.get('RAY_ADDRESS', '').removeprefix('ray://')
-        if ':' in named: listens(named, 'Ray cluster') # Ray itself asks for minutes
+        if there := where or _usual(): listens(there.removeprefix('ray://'), 'Ray cluster')
         try: ray.init(f'ray://{where}' if where else 'auto', log_to_driver=False, logging_level='CRITICAL')
         except (ConnectionError, TimeoutError, RuntimeError, ValueError, ImportError) as e:
-            why = next(iter(str(e).splitlines()), type(e).__name__)
-            raise ClusterError(f'{self.name} does not answer: {why[:200]}') from None
+            raise ClusterError(f'{self.name} does not answer: {(str(e) or type(e).__name__).splitlines()[0][:200]}') from None
         need = dict(num_cpus=1, num_gpus=int(gpu), max_retries=RETRIES)
         self.remote = ray.remote(run_with).options(**need)
 
@@ -45,22 +50,22 @@ class RayCluster(Cluster):
 
     def spread(self, key:str, payload:bytes): # of a `Sent`
         "Put it into Ray's store, from which each worker fetches it"
-        self.sent = {key: [ray.put(payload)]}
+        self.sent = {key: [self.ray.put(payload)]}
 
     def count(self)->int:
         "Runs that the cluster has room for"
-        return int(ray.cluster_resources().get(self.kind, 0))
+        return int(self.ray.cluster_resources().get(self.kind, 0))
 
     def told(self,
         error:BaseException # of a run
     )->BaseException:
         "The same in a line, without the lines of the worker that Ray wraps it in"
-        if isinstance(error, RayTaskError): error = error.cause
-        if isinstance(error, WorkerCrashedError):
+        if isinstance(error, self.ray.exceptions.RayTaskError): error = error.cause
+        if isinstance(error, self.ray.exceptions.WorkerCrashedError):
             return ClusterError(f'{RETRIES + 1} workers of {self.name} have ended over the same run: '
                                 'has a worker too little memory for it?')
         return super().told(error)
 
     def shutdown(self, wait=True, *, cancel_futures=False):
         "Leave: what was not finished ends"
-        ray.shutdown()
+        self.ray.shutdown()

@@ -26,7 +26,8 @@ class PhotoFraming(Trick):
     crop_mode: str = choice('squash', 'squash', 'center') # both sides are scaled, or the middle is taken
     crop_pct: float = bounded(1., gt=0, le=1) # the side that is kept, over the side that the picture is resized to
 
-    def framing(self, data): # the `Framing`; the filter stays that of `data`
+    def framing(self, data): # `ImageData` -> `Framing`
+        "The new one; the filter stays that of `data`"
         return Framing((data.framing or Framing()).interpolation, self.crop_pct, self.crop_mode)
     def images(self, data): return reframed(data, self.framing(data))
     def applies(self, recipe, data, machine):

@@ -44,11 +44,15 @@ def test_clients_of_another_machine(where, monkeypatch):
         with pytest.raises(ClusterError, match=r'a worker on .* has torch .*, here 0.1: install'): there.submit(pow, 2, 5).result(300)
 
 
-def test_a_cluster_that_is_not_there_is_told(monkeypatch, capsys):
+def test_a_cluster_that_is_not_there_is_told(tmp_path, monkeypatch, capsys):
+    "By its clients' door, by RAY_ADDRESS, and by the note that a killed one has left."
     monkeypatch.setattr(module, 'versions', dict)
     assert main(['bench', 'clothes', '--on', 'ray://127.0.0.1:9']) == 1
     assert 'no Ray cluster answers at 127.0.0.1:9 within 5 seconds' in capsys.readouterr().err
-    monkeypatch.setenv('RAY_ADDRESS', '127.0.0.1:9')
-    assert main(['bench', 'clothes', '--on', 'ray']) == 1
-    err = capsys.readouterr().err
-    assert 'no Ray cluster answers at 127.0.0.1:9 within 5 seconds' in err and err.count('\n') == 1
+    for name, value in ('RAY_ADDRESS', '127.0.0.1:9'), ('RAY_TMPDIR', str(tmp_path)):
+        monkeypatch.setenv(name, value)
+        assert main(['bench', 'clothes', '--on', 'ray']) == 1
+        assert 'no Ray cluster answers at 127.0.0.1:9 within 5 seconds' in capsys.readouterr().err
+        monkeypatch.delenv('RAY_ADDRESS', raising=False)
+        (tmp_path/'ray').mkdir(exist_ok=True)
+        (tmp_path/'ray'/'ray_current_cluster').write_text('127.0.0.1:9') # of one that was killed

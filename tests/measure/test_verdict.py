@@ -26,4 +26,4 @@ def test_every_callback_of_the_package_takes_its_place_by_name():
     import_modules()
     def below(cls): return {cls}.union(*map(below, cls.__subclasses__()))
     ours = [c for c in below(Callback) if c.__module__.startswith('cnn_tricks.') and 'order' in vars(c)]
-    assert len(ours) == 19 and all(isinstance(c.order, Order) for c in ours), ours
+    assert len(ours) == 21 and all(isinstance(c.order, Order) for c in ours), ours

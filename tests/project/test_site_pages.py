@@ -103,12 +103,12 @@ def test_stubs_of_functions_are_left_out():
 
 def test_cards_say_what_was_measured():
     "Each trick whose card names a record of it gets the row, alone or beside others in one table."
-    card, row = tricks['dropout'].card._repr_markdown_(), measured_row('dropout')
-    assert row and f'\n| **Measured here** | {row} |\n' in site.with_measured(card)
+    card, row = tricks['dropout'].card._repr_markdown_(), site.found_of('dropout', 3)
+    assert measured_row('dropout') in row and f'\n| **Measured here** | {row} |\n' in site.with_measured(card)
     linked = card.replace('a random', '[`a`](x) random')
     assert site.with_measured(linked) == linked  # another text is another card
     two = f'| | a | b |\n|---|---|---|\n| **TL;DR** | {tricks["dropout"].card.tldr} | {tricks["l1"].card.tldr} |'
-    assert site.with_measured(two).endswith(f'| **Measured here** | {measured_row("dropout", 1)} | {measured_row("l1", 1)} |')
+    assert site.with_measured(two).endswith(f'| **Measured here** | {site.found_of("dropout", 1)} | {site.found_of("l1", 1)} |')
     assert site.with_measured('| a |') == '| a |'
 
 
