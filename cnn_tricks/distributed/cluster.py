@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from .. import __version__
 
-__all__ = ['ClusterError', 'Cluster', 'Sent', 'cluster', 'versions', 'check_there', 'run_there', 'keep', 'forget',
+__all__ = ['ClusterError', 'Cluster', 'Sent', 'cluster', 'run_versions', 'check_there', 'run_there', 'keep', 'forget',
            'listens']
 
 MOST = 2**31 # bytes of images that are sent to each worker at most
@@ -25,7 +25,7 @@ class ClusterError(RuntimeError):
 _received, _one_run = {}, threading.Lock()
 
 
-def versions()->dict: # package -> version
+def run_versions()->dict: # package -> version
     "What a run depends on, and must be the same on all machines for runs to be equal to the bit"
     def of(package):
         try: return version(package).split('+')[0]
@@ -35,16 +35,16 @@ def versions()->dict: # package -> version
 
 
 def check_there(
-    wanted:dict # of `versions`, where the run comes from
+    wanted:dict # of `run_versions`, where the run comes from
 ):
     "`ClusterError` where this process has other versions"
-    have = versions()
+    have = run_versions()
     if other := [f'{k} {have.get(k)}, here {v}' for k, v in wanted.items() if have.get(k) != v]:
         raise ClusterError(f'a worker on {socket.gethostname()} has {"; ".join(other)}: install the same there')
 
 
 def run_there(
-    wanted:dict, # of `versions`, where the run comes from
+    wanted:dict, # of `run_versions`, where the run comes from
     job:bytes # a function and its arguments, pickled; they are looked at once the versions agree
 ): # -> what the function returns
     "Run it on a worker, one at a time in this process: random numbers and torch's threads belong to a process"
@@ -91,11 +91,11 @@ def _pass_on(outer, cluster, inner): # the end of a scheduler's future -> ours
 class Cluster(Executor):
     """The workers of a scheduler, which gives a run of a worker that was lost to another one
 
-    One run a worker at a time, on one thread. Workers have what `versions` says; images are sent to them, once."""
+    One run a worker at a time, on one thread. Workers have what `run_versions` says; images are sent to them, once."""
     name = '' # what to call it
 
     def __init__(self):
-        self.wanted, self.since = versions(), None
+        self.wanted, self.since = run_versions(), None
 
     def submit(self, fn:Callable, /, *args, **kwargs)->Future: # a function of a module, and its arguments; what it returns
         "Run it on a worker; where it cannot be, the future's error is a `ClusterError`"

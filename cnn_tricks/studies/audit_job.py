@@ -7,7 +7,7 @@ from ..core.recipe import Recipe
 from ..distributed.cluster import Cluster
 from ..measure.repeated_runs import run_once
 from .audit_result import Audit
-from .audit_runs import Order, run_there, tested
+from .audit_runs import AuditOrder, audit_run_there, tested
 from .audit_splits import Splits
 
 __all__ = ['Job', 'FINAL_SEED', 'RATE_SEED']
@@ -73,7 +73,7 @@ class Job:
             self.save()
             yield arms[i], run
 
-    def _made(self, runs): # (name, recipe, seed, part) of each -> (its place, what `run_there` gives) as they end
+    def _made(self, runs): # (name, recipe, seed, part) of each -> (its place, what `audit_run_there` gives) as they end
         said = [f'{name}, seed {seed}' + ' (last check)'*(part == 'test') for name, _, seed, part in runs]
         if self.on is None:
             for i, (_, recipe, seed, part) in enumerate(runs):
@@ -83,14 +83,14 @@ class Job:
                 else: found = run_once(recipe, data, seed, 'valid', self.device, self.metric), ''
                 yield i, (*found, time.monotonic() - start)
         else:
-            running = {self.on.submit(run_there, self._order(*run[1:])): i for i, run in enumerate(runs)}
+            running = {self.on.submit(audit_run_there, self._order(*run[1:])): i for i, run in enumerate(runs)}
             for k, future in enumerate(self.on.ended(running)):
                 self.say(f'{said[running[future]]}: {k + 1} of {len(runs)} side by side')
                 yield running[future], future.result()
 
     def _order(self, recipe, seed, part):
         about = self.sent, self.splits.tuning is not None, self.seed + RATE_SEED
-        return Order(*about, recipe.to_dict(), seed, part, str(self.device), self.metric)
+        return AuditOrder(*about, recipe.to_dict(), seed, part, str(self.device), self.metric)
 
     def tuning_runs(self, runs:list): # of (`Recipe`, seed) -> list of `Run`s
         "Runs on what is set aside, side by side on workers"

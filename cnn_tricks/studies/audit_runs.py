@@ -15,11 +15,11 @@ from ..measure.repeated_runs import run_once
 from .audit_result import packed
 from .audit_splits import Splits
 
-__all__ = ['Order', 'tested', 'run_there']
+__all__ = ['AuditOrder', 'tested', 'audit_run_there']
 
 
 @dataclass(frozen=True)
-class Order:
+class AuditOrder:
     "A run that a worker is to make"
     images: Callable # function of nothing -> `ImageData` that are split
     aside: bool # are images set aside to tune learning rates on?
@@ -51,8 +51,8 @@ def tested(
 def _splits(images, aside, seed): return Splits(images(), aside, seed)
 
 
-def run_there(
-    order:Order
+def audit_run_there(
+    order:AuditOrder
 )->tuple: # `Run`; which test images were right, `packed`, or ''; seconds by the clock
     "Make a run on a worker, on one thread"
     start, recipe = time.monotonic(), Recipe.from_dict(order.recipe)

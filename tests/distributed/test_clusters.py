@@ -5,6 +5,7 @@ import psutil
 import pytest
 from common import ROOT, run
 
+pytestmark = pytest.mark.clusters
 SCRIPT = ROOT/'scripts'/'clusters'/'training.py'
 PACKAGES = {'dask': 'distributed', 'spark': 'pyspark', 'ray': 'ray'}
 SERVERS = {'dask': 'dask_cluster()', 'spark': 'spark_daemons(Path(sys.argv[1]))', 'ray': 'ray_cluster()'}

@@ -101,7 +101,7 @@ def test_the_command_goes_on_where_it_was(where, tmp_path, monkeypatch, capsys):
 
 
 def test_workers_of_another_version_are_told(where, monkeypatch):
-    monkeypatch.setattr(module, 'versions', lambda: dict(cnn_tricks='9.9', python='3', torch='0.1'))
+    monkeypatch.setattr(module, 'run_versions', lambda: dict(cnn_tricks='9.9', python='3', torch='0.1'))
     with pytest.raises(ClusterError, match=r'a worker on .* has cnn_tricks .*, here 9.9; .*torch .*, here 0.1: install'):
         cluster(f'dask://{where}')
 

@@ -51,6 +51,7 @@ def test_one_agent(tmp_path, undisturbed):
     same(tmp_path, undisturbed)
 
 
+@pytest.mark.clusters
 @pytest.mark.parametrize('hosts', ['one', 'two'])
 def test_two_agents(hosts, tmp_path, undisturbed):
     "On one host, and on two, which are network namespaces where the system allows them."

@@ -46,7 +46,7 @@ def test_clients_of_another_machine(where, monkeypatch):
 
 def test_a_cluster_that_is_not_there_is_told(tmp_path, monkeypatch, capsys):
     "By its clients' door, by RAY_ADDRESS, and by the note that a killed one has left."
-    monkeypatch.setattr(module, 'versions', dict)
+    monkeypatch.setattr(module, 'run_versions', dict)
     assert main(['bench', 'clothes', '--on', 'ray://127.0.0.1:9']) == 1
     assert 'no Ray cluster answers at 127.0.0.1:9 within 5 seconds' in capsys.readouterr().err
     for name, value in ('RAY_ADDRESS', '127.0.0.1:9'), ('RAY_TMPDIR', str(tmp_path)):
