@@ -62,14 +62,11 @@ class Trick(NamedValues):
     def callbacks(self): # -> list of fastai callbacks
         "Callbacks to train with; one with state has `state_dict` and `load_state_dict`"
         return []
-    def fit(self,
-        learn, # fastai `Learner`
-        recipe): # `Recipe` with its tricks' values and its `steps`
+    def fit(self, learn:object, recipe): # `Recipe` with its tricks' values and its `steps`
         "Replace the plain fit; at most one trick of a recipe may"
-    def applies(self,
-        recipe, # `Recipe` with its tricks' values
-        data, # `ImageData`
-        machine): # `Machine` -> str
+    def applies(self, recipe, # with its tricks' values
+                data, # `ImageData`
+                machine): # `Machine` -> str
         "Empty when the trick can be used here, else the reason in one line"
         return ''
 
