@@ -22,7 +22,7 @@ def test_a_verdict_is_its_text(low, high, verdict):
 
 def test_every_callback_of_the_package_takes_its_place_by_name():
     import cnn_tricks.distributed.train_together, cnn_tricks.cli.train, cnn_tricks.tools.gradcam, cnn_tricks.tools.step_probe  # noqa
-    import cnn_tricks.measure.bench_run  # noqa
+    import cnn_tricks.measure.bench_run, cnn_tricks.tools.static_shapes  # noqa
     import_modules()
     def below(cls): return {cls}.union(*map(below, cls.__subclasses__()))
     ours = [c for c in below(Callback) if c.__module__.startswith('cnn_tricks.') and 'order' in vars(c)]
